@@ -1,0 +1,74 @@
+"""What CertActor is asked and what it announces.
+
+The private key stands in `SecretReady` alone, and never in a repr.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+RotationReason = Literal["due", "trust_bundle_changed", "file_changed", "operator"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GetSecret:
+    """Sds → Cert: announce the material for `resource_name`, making it first if need be.
+
+    Mirrors: `SecretManager.GenerateSecret`. Reply: SecretReady, or SecretFailed with the same name.
+    """
+
+    resource_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateNow:
+    """Operator or file watch → Cert: fetch new material before the old is due. Reply: SecretReady."""
+
+    reason: RotationReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustBundle:
+    """UpstreamXds → Cert: the trust anchors that istiod pushed (PCDS); replaces the last bundle.
+
+    Mirrors: the PCDS handler of the xDS proxy.
+    """
+
+    ca_certificates_pem: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretReady:
+    """Cert → Sds: material for `resource_name` is in place and may be served. Latest wins.
+
+    A key pair ("default", "file-cert:") has both PEMs of the pair and an empty bundle; roots
+    ("ROOTCA", "file-root:") have `trusted_ca_pem` alone.
+
+    Mirrors: the `secretHandler` callback (`OnSecretUpdate`).
+    """
+
+    resource_name: str
+    version_info: str  # grows with every new material; equal versions mean equal bytes
+    certificate_chain_pem: bytes = b""  # leaf first
+    private_key_pem: bytes = field(default=b"", repr=False)  # never in a log line
+    trusted_ca_pem: bytes = b""
+    not_after_unix_s: float = 0.0  # end of the leaf's validity; 0.0 for roots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFailed:
+    """Cert → Sds: the material asked for cannot be had now; the text is what Envoy's stream is told."""
+
+    resource_name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityRotated:
+    """Cert → Envoy: the workload certificate was replaced (never sent for the first one).
+
+    Mirrors: the old `agent.restartCh`.
+    """
+
+    reason: RotationReason
+    serial_number: str  # of the new leaf, lower-case hexadecimal without a prefix
+    not_after_unix_s: float

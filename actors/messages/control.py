@@ -1,0 +1,185 @@
+"""What the supervisor and its children say to each other over each incarnation's control channel."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quit:
+    """Supervisor → any: end in order within `deadline_s`. Mirrors: `ctx.Done()`."""
+
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRestarted:
+    """Supervisor → any: `role` lives again as `incarnation`; reconcile what both hold."""
+
+    role: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """Supervisor → any, through the actor's mailbox: are you there? Reply: HeartbeatAnswered."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartbeatAnswered:
+    """Any → supervisor: the mailbox is served; measured in the actor's own process."""
+
+    number: int
+    pss_bytes: int
+    private_bytes: int
+    descriptors: int
+    threads: int
+    mailbox_depth: int
+    oldest_unfinished_s: float  # age of the oldest unfinished send or receive of the byte path
+    counters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """Any → supervisor: I serve. (Up is not ready: the child itself says it.)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fatal:
+    """Any → supervisor: the agent cannot work as configured; it ends with `exit_status`."""
+
+    reason: str
+    exit_status: int = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndAgent:
+    """Envoy → supervisor: Envoy's life is over by plan; end everything with `exit_status`."""
+
+    reason: str
+    exit_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWorker:
+    """Any → supervisor: fork a worker of `kind`; its end of the socket comes beside this message."""
+
+    worker_id: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerExited:
+    """Supervisor → any: the worker that you asked for has ended."""
+
+    worker_id: int
+    status: int  # wait status as in os.waitpid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnEnvoy:
+    """Envoy → supervisor: start this Envoy as your child. Mirrors: `exec.Cmd.Start`.
+
+    The supervisor waits with it until the servers that Envoy needs are Ready. Reply: EnvoySpawned
+    or EnvoySpawnFailed with the same `generation`.
+    """
+
+    generation: int
+    argv: tuple[str, ...]  # argv[0] is the program, no search path
+    environment: dict[str, str]
+    uid: int = -1  # -1: the agent's own
+    gid: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyProcess:
+    """One Envoy that the supervisor started; pid and create_time together name it for ever."""
+
+    generation: int
+    pid: int
+    create_time: float  # seconds since the epoch, as psutil.Process.create_time()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoySpawned:
+    """Supervisor → Envoy: it runs."""
+
+    process: EnvoyProcess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoySpawnFailed:
+    """Supervisor → Envoy: it could not be executed."""
+
+    generation: int
+    reason: str  # "fork/exec PATH: no such file or directory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyExited:
+    """Supervisor → Envoy: it has ended. Kept and sent again to a restarted EnvoyActor. Mirrors: `cmd.Wait()`."""
+
+    process: EnvoyProcess
+    status: int  # wait status as in os.waitpid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyStopped:
+    """Supervisor → Envoy: it got SIGSTOP (or went on, with `stopped` false)."""
+
+    process: EnvoyProcess
+    stopped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyInventory:
+    """Supervisor → Envoy, first message of every incarnation: the Envoys there are, and unread ends."""
+
+    alive: tuple[EnvoyProcess, ...]
+    ended: tuple[EnvoyExited, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyEndNoted:
+    """Envoy → supervisor: the end of this generation is in my notebook; forget it."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalEnvoy:
+    """Envoy → supervisor: send `signal` to this very process, if it still is that one."""
+
+    process: EnvoyProcess
+    signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartAsked:
+    """Supervisor → Envoy: an operator sent SIGHUP; start a new epoch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorState:
+    """What the supervisor knows of one actor, for the status page."""
+
+    role: str
+    pid: int
+    incarnation: int
+    restarts: int
+    ready: bool
+    heartbeat_age_s: float
+    pss_bytes: int
+    private_bytes: int
+    descriptors: int
+    threads: int
+    mailbox_depth: int
+    counters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeState:
+    """Supervisor → Health, with every heartbeat: the whole tree."""
+
+    actors: tuple[ActorState, ...]
+    supervisor_pss_bytes: int

@@ -1,0 +1,58 @@
+"""What EnvoyActor tells of Envoy's epochs, and what may be asked of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochStarted:
+    """Envoy → Health: an Envoy was spawned; not serving yet."""
+
+    generation: int  # grows for the agent's whole life
+    epoch: int  # Envoy's --restart-epoch; starts again at 0 with a new base id
+    pid: int
+    admin_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochLive:
+    """Envoy → Health: this generation reports LIVE."""
+
+    generation: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochExited:
+    """Envoy → Health: this generation's process has ended."""
+
+    generation: int
+    epoch: int
+    status: str  # in words: "exit status 1", "signal: killed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draining:
+    """Envoy → Health: the agent is ending; readiness is over. `cause` stands in the log."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochsHeld:
+    """Envoy → Health, after either was restarted: all living generations, oldest first."""
+
+    started: tuple[EpochStarted, ...]
+    live_generations: tuple[int, ...]
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoyCommand:
+    """Health (status port) → Envoy: an operator's wish.
+
+    "drain" drains the listeners and leaves Envoy up, "quit" ends the agent at once, "restart" starts
+    a new epoch.
+    """
+
+    verb: Literal["drain", "quit", "restart"]

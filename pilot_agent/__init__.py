@@ -1,0 +1,1 @@
+"""What is true, topic by topic, without actors: a topic package knows no actor and no process."""
