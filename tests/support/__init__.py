@@ -1,0 +1,1 @@
+"""Small working things that several tests share."""
