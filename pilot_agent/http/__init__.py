@@ -1,0 +1,34 @@
+"""A small HTTP/1.1 client over plain sockets, for Envoy's admin interface, probes and scrapes.
+
+The protocol is h11's part, sockets and limits are ours. Import it in the process that speaks HTTP,
+not in one that only forks: h11 costs 1.2 MB and its regular expressions take time to compile.
+"""
+
+from pilot_agent.http.client import Exchange, Response, fetch, open_exchange
+from pilot_agent.http.dial import Dialing
+from pilot_agent.http.errors import (
+    ConnectError,
+    HttpError,
+    HttpTimeoutError,
+    ProtocolError,
+    RedirectError,
+    ResponseTooLargeError,
+    as_url_error,
+    url_of,
+)
+
+__all__ = [
+    "ConnectError",
+    "Dialing",
+    "Exchange",
+    "HttpError",
+    "HttpTimeoutError",
+    "ProtocolError",
+    "RedirectError",
+    "Response",
+    "ResponseTooLargeError",
+    "as_url_error",
+    "fetch",
+    "open_exchange",
+    "url_of",
+]

@@ -1,0 +1,108 @@
+"""Connects a TCP socket within a deadline; source address, linger and TLS on request."""
+
+import errno
+import os
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from pilot_agent.http.errors import ConnectError, HttpTimeoutError, authority
+
+_AWAITING: Final = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+
+
+class Deadline:
+    """One time limit for all steps of a call; no limit when `timeout_s` is None."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def remaining_s(self) -> float | None:
+        """Return the seconds left, None without a limit.
+
+        Raises:
+            HttpTimeoutError: nothing is left.
+        """
+        if self._end is None:
+            return None
+        left_s = self._end - time.monotonic()
+        if left_s <= 0:
+            raise HttpTimeoutError(_AWAITING)
+        return left_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialing:
+    """How a connection is made."""
+
+    source_address: str = ""  # bound before connecting, e.g. 127.0.0.6; empty: the kernel chooses
+    linger_s: int | None = None  # SO_LINGER; None: the kernel's default
+    tls: bool = False  # without verification of the peer's certificate, as probes want it
+
+
+def connect(host: str, port: int, deadline: Deadline, dialing: Dialing) -> socket.socket:
+    """Return a connected socket; the addresses of `host` are tried in the resolver's order.
+
+    Raises:
+        ConnectError: no address answers; the text tells of the first, as Go's dialer does.
+        HttpTimeoutError: the deadline passed.
+    """
+    first: ConnectError | None = None
+    for family, address in _resolved(host, port):
+        try:
+            return _connected(family, address, host, deadline, dialing)
+        except ConnectError as error:
+            first = first or error
+    raise first or ConnectError(f"dial tcp: lookup {host}: no such host")
+
+
+def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectError(f"dial tcp: lookup {host}: no such host") from error
+    return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
+
+
+def _connected(
+    family: socket.AddressFamily, address: tuple[str, int], host: str, deadline: Deadline, dialing: Dialing
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.settimeout(deadline.remaining_s())
+        if dialing.linger_s is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, dialing.linger_s))
+        if dialing.source_address:
+            sock.bind((dialing.source_address, 0))
+        sock.connect(address)
+        return _wrapped(sock, host, deadline) if dialing.tls else sock
+    except TimeoutError as error:
+        sock.close()
+        if error.errno == errno.ETIMEDOUT:
+            raise ConnectError(f"dial tcp {authority(*address)}: connect: connection timed out") from error
+        raise HttpTimeoutError(_AWAITING) from error
+    except OSError as error:
+        sock.close()
+        raise ConnectError(f"dial tcp {authority(*address)}: connect: {words(error)}") from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _wrapped(sock: socket.socket, host: str, deadline: Deadline) -> socket.socket:
+    import ssl  # noqa: PLC0415  # few probes want it
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    sock.settimeout(deadline.remaining_s())
+    return context.wrap_socket(sock, server_hostname=host)
+
+
+def words(error: OSError) -> str:
+    """Return the system's words for an error in Go's spelling: all lower case."""
+    known = error.errno is not None and error.errno in errno.errorcode
+    text = os.strerror(error.errno) if known and error.errno else str(error)
+    return text[:1].lower() + text[1:]
