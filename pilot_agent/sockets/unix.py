@@ -1,0 +1,114 @@
+"""Binds a gRPC server to `path.PID` and renames that onto `path`.
+
+gRPC removes the name that it bound when its server ends. With a name of its own for each process,
+a server that drains slowly cannot take its successor's socket away, and a client that connects
+during the change finds either the old server or the new one, never nothing.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import grpc
+
+from pilot_agent.log import get_logger
+
+PATH_LIMIT_BYTES: Final = 107
+"""Length of a Unix socket's name on Linux (`sun_path`), without its closing NUL."""
+
+_log = get_logger()
+
+
+class SocketError(OSError):
+    """The socket cannot be bound; the text names the path and the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundSocket:
+    """The socket file that one server owns; whoever bound it unlinks it."""
+
+    path: str
+    device: int
+    inode: int
+
+    def unlink(self) -> bool:
+        """Remove the file unless somebody else's stands there by now; return whether it was removed."""
+        try:
+            found = Path(self.path).lstat()
+            if (found.st_dev, found.st_ino) != (self.device, self.inode):
+                return False
+            Path(self.path).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def bind_unix(server: grpc.Server, path: str, *, mode: int = 0o666) -> BoundSocket:
+    """Let `server` (not yet started) listen on `path` with file mode `mode`.
+
+    The directory is made with mode 0750 if it is missing; what killed predecessors left under
+    `path.PID` is removed; a file at `path` is replaced.
+
+    Raises:
+        SocketError: the name is too long, or the socket cannot be bound or put in place.
+    """
+    place, own = Path(path), Path(f"{path}.{os.getpid()}")
+    _check_length(own, path)
+    _make_directory(place.parent)
+    _remove_stale(place)
+    _listen(server, own)
+    try:
+        own.chmod(mode)
+        made = own.stat()
+        own.rename(place)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            own.unlink()
+        raise SocketError(f"cannot put socket {path} in place: {error}") from error
+    return BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
+
+
+def _check_length(own: Path, path: str) -> None:
+    size = len(os.fsencode(own))
+    if size > PATH_LIMIT_BYTES:
+        raise SocketError(
+            f"socket path {path} is too long: {size} bytes with the process id's suffix, "
+            f"at most {PATH_LIMIT_BYTES} are possible"
+        )
+
+
+def _make_directory(directory: Path) -> None:
+    """Make the directory and its parents, all 0750 as the reference does; a failure shows at the bind."""
+    try:
+        for missing in reversed([each for each in (directory, *directory.parents) if not each.exists()]):
+            missing.mkdir(mode=0o750, exist_ok=True)
+    except OSError as error:
+        _log.warn(f"failed to create directory for socket: {error}")
+
+
+def _remove_stale(place: Path) -> None:
+    """Remove sockets named `place.<digits>`: their servers died between bind and rename."""
+    with contextlib.suppress(OSError):
+        for entry in list(place.parent.iterdir()):
+            prefix, _, suffix = entry.name.rpartition(".")
+            if prefix == place.name and suffix.isdecimal() and entry.is_socket():
+                entry.unlink()
+
+
+def _listen(server: grpc.Server, own: Path) -> None:
+    try:
+        server.add_insecure_port(f"unix:{quote(str(own))}")
+    except RuntimeError as error:
+        raise SocketError(f"cannot listen on {own}: {_why(own.parent)}") from error
+
+
+def _why(directory: Path) -> str:
+    """Return the reason, which gRPC writes to its own log alone."""
+    if not directory.is_dir():
+        return f"no such directory: {directory}"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"directory {directory} is not writable"
+    return "the address is in use or the file system has no sockets"
