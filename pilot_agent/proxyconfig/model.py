@@ -2,12 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from pilot_agent.environment import duration_s
-
-EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})  # Any: members of canonical JSON
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +42,10 @@ class ProxyConfig:
     status_port: int = 15020  # 0: no status server
     concurrency: int | None = None  # None and 0: Envoy chooses
     custom_config_file: str = ""
-    proxy_metadata: Mapping[str, str] = EMPTY
+    proxy_metadata: Mapping[str, str] = field(default_factory=dict)
     readiness_probe: Mapping[str, Any] | None = None
     private_key_provider: Mapping[str, Any] | None = None
-    document: Mapping[str, Any] = field(default=EMPTY)
+    document: Mapping[str, Any] = field(default_factory=dict)  # Any: canonical JSON
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
@@ -70,7 +67,7 @@ class ProxyConfig:
             status_port=document.get("statusPort", 0),
             concurrency=document.get("concurrency"),
             custom_config_file=document.get("customConfigFile", ""),
-            proxy_metadata=document.get("proxyMetadata", EMPTY),
+            proxy_metadata=document.get("proxyMetadata", {}),
             readiness_probe=document.get("readinessProbe"),
             private_key_provider=document.get("privateKeyProvider"),
             document=document,
