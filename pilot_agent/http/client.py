@@ -159,7 +159,8 @@ def fetch(
 ) -> Response:
     """Send one request and return the whole answer.
 
-    A body above `limit_bytes` is an error, or cut there with `truncate`. Redirects are followed up to
+    A body above `limit_bytes` is an error, or cut there with `truncate` (0 then reads
+    none of it). Redirects are followed up to
     `max_redirects` (301, 302 and 303 turn into GET, 307 and 308 keep method and body, an answer without
     Location is returned as it is); 0 follows none and returns the redirect. As in Go, 10 means ten requests
     in all. `timeout_s` is for all hops together.
@@ -197,7 +198,7 @@ def fetch(
 def _whole(exchange: Exchange, limit_bytes: int, truncate: bool) -> Response:
     parts: list[bytes] = []
     size = 0
-    for chunk in exchange.chunks():
+    for chunk in exchange.chunks() if limit_bytes or not truncate else ():
         parts.append(chunk)
         size += len(chunk)
         if size > limit_bytes and not truncate:

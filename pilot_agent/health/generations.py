@@ -1,0 +1,72 @@
+"""Which Envoys there are, and which of them earned readiness. Pure: each step returns a new state.
+
+The reference latches "ready" once for its whole life. Here readiness belongs to a generation: a new
+one must earn it while the old one still counts, and it goes with the process that earned it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One Envoy process, with what it has proved so far."""
+
+    generation: int  # grows for the agent's whole life
+    epoch: int
+    admin_port: int
+    live: bool = False  # EnvoyActor says so
+    config_received: bool = False  # latch: CDS and LDS were accepted
+    ready: bool = False  # latch: LIVE with workers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """All living generations, oldest first."""
+
+    alive: tuple[Generation, ...] = ()
+    last_exit: str = ""  # of the one that ended last, in words
+    draining_cause: str = ""  # not empty: the agent is ending
+
+    def started(self, generation: int, epoch: int, admin_port: int) -> Self:
+        """Note a new process; one that is known already keeps what it proved."""
+        if self.find(generation) is not None:
+            return self
+        new = Generation(generation=generation, epoch=epoch, admin_port=admin_port)
+        return replace(self, alive=tuple(sorted((*self.alive, new), key=lambda each: each.generation)))
+
+    def went_live(self, generation: int) -> Self:
+        return self._with(generation, live=True)
+
+    def received_config(self, generation: int) -> Self:
+        return self._with(generation, config_received=True)
+
+    def earned(self, generation: int) -> Self:
+        return self._with(generation, config_received=True, ready=True)
+
+    def exited(self, generation: int, status: str) -> Self:
+        kept = tuple(each for each in self.alive if each.generation != generation)
+        return replace(self, alive=kept, last_exit=status)
+
+    def draining(self, cause: str) -> Self:
+        return replace(self, draining_cause=self.draining_cause or cause)
+
+    def held(self, generations: tuple[int, ...]) -> Self:
+        """Drop what is not among `generations`: it ended while nobody told us."""
+        return replace(self, alive=tuple(each for each in self.alive if each.generation in generations))
+
+    def find(self, generation: int) -> Generation | None:
+        return next((each for each in self.alive if each.generation == generation), None)
+
+    def any_ready(self) -> bool:
+        return any(each.ready for each in self.alive)
+
+    def unearned(self) -> tuple[Generation, ...]:
+        """Return those that must still prove themselves, newest first."""
+        return tuple(each for each in reversed(self.alive) if not each.ready)
+
+    def _with(self, generation: int, **changes: bool) -> Self:
+        alive = tuple(
+            replace(each, **changes) if each.generation == generation else each for each in self.alive
+        )
+        return replace(self, alive=alive)

@@ -1,0 +1,61 @@
+"""What health needs to know of the configuration."""
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final, Self
+
+from pilot_agent.environment import Environment
+from pilot_agent.health.probe import ReadinessProbe
+from pilot_agent.proxyconfig import Node, ProxyConfig
+
+DEFAULT_GRPC_BOOTSTRAP: Final = "./etc/istio/proxy/grpc-bootstrap.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthOptions:
+    """Settings of the readiness checks and of the application's probe."""
+
+    admin_host: str = "127.0.0.1"  # "::1" in IPv6 mode
+    source_address: str = "127.0.0.6"  # "::6" in IPv6 mode; traffic redirection lets it pass
+    envoy_disabled: bool = False
+    grpc_bootstrap_path: str = ""  # empty: no such check
+    dns_expected: bool = False  # readiness waits for the first name table
+    probe_host: str = "localhost"  # where a probe without a host goes
+    probe: ReadinessProbe | None = None
+    ignored_probe: bool = False  # a probe is configured that names no method
+
+    @classmethod
+    def build(cls, environment: Environment, proxy_config: ProxyConfig, node: Node) -> Self:
+        """Read the settings; nothing here can end the agent.
+
+        Source: the reference's status server options and its health checker.
+        """
+        ipv6 = _ipv6_mode(environment.string("INSTANCE_IP"), node.ip_addresses)
+        legacy = environment.boolean("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", default=False)
+        probe = ReadinessProbe.parse(proxy_config.readiness_probe) if proxy_config.readiness_probe else None
+        capture = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
+        return cls(
+            admin_host="::1" if ipv6 else "127.0.0.1",
+            source_address="::6" if ipv6 else "127.0.0.6",
+            envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
+            grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP", DEFAULT_GRPC_BOOTSTRAP),
+            dns_expected=capture or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False),
+            probe_host="localhost" if legacy or not node.ip_addresses else node.ip_addresses[0],
+            probe=probe if probe is not None and probe.method is not None else None,
+            ignored_probe=probe is not None and probe.method is None,
+        )
+
+
+def _ipv6_mode(instance_ip: str, addresses: tuple[str, ...]) -> bool:
+    instance = _parsed(instance_ip)
+    if instance is not None and instance.version == 6 and not instance.is_link_local:
+        return True
+    found = [_parsed(text) for text in addresses]
+    return bool(found) and all(address is not None and address.version == 6 for address in found)
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
