@@ -41,7 +41,7 @@ class HeartbeatAnswered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """Any → supervisor: I serve. (Up is not ready: the child itself says it.)"""
+    """Any → supervisor: I serve. Up is not ready: the child itself says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ class RunWorker:
 
     worker_id: int
     kind: str
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,7 @@ class EnvoySpawnFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoyExited:
-    """Supervisor → Envoy: it has ended. Kept and sent again to a restarted EnvoyActor. Mirrors: `cmd.Wait()`."""
+    """Supervisor → Envoy: it has ended; said again to a restarted EnvoyActor. Mirrors: `cmd.Wait()`."""
 
     process: EnvoyProcess
     status: int  # wait status as in os.waitpid

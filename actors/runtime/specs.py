@@ -1,0 +1,22 @@
+"""The supervision tree as a table: order, limits and what each actor is made of."""
+
+from dataclasses import dataclass
+
+from actors.runtime.context import Actor
+from actors.runtime.roles import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """One actor's row. Every actor is permanent: it is started again for as long as the agent lives."""
+
+    role: Role
+    actor: type[Actor]
+    quit_s: float  # how long it may take to end in order before it is killed
+    private_limit_bytes: int  # resident minus file-backed; above it the actor is killed and restarted
+    heartbeat_late_s: float = 10.0
+    holds_secrets: bool = False  # non-dumpable, no core file
+    ends_by_itself: bool = False  # gets Quit as a message and answers with EndAgent when all is over
+
+
+MIB = 1 << 20

@@ -1,0 +1,152 @@
+"""Short-lived processes for heavy and rare work; their memory goes back to the system with them.
+
+The supervisor forks one on request, from its warm image. Request and result travel over a stream
+socket that the asking actor made: four bytes of length, then the bytes; a result begins with one byte,
+0 for a result and 1 for an error text.
+"""
+
+import importlib
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from actors.messages.control import RunWorker, WorkerExited
+from actors.runtime.context import WorkerFinished
+
+_OK, _FAILED = b"\0", b"\1"
+
+
+def serve_one(descriptor: int, function: str, *, limit_s: float) -> None:
+    """Be the worker: read a request, run `function` ("module:name"), write the result. Never returns.
+
+    SIGALRM's default action ends it when the work takes longer than `limit_s`.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    with socket.socket(fileno=descriptor) as end:
+        try:
+            request = read_frame(end)
+            answer = _OK + resolve(function)(request)
+        except Exception as error:  # noqa: BLE001  # the process ends here; the asker gets the words
+            answer = _FAILED + (str(error) or type(error).__name__).encode(errors="replace")
+        try:
+            write_frame(end, answer)
+        except OSError:
+            os._exit(1)  # the asker is gone
+    os._exit(0)
+
+
+def resolve(function: str) -> Callable[[bytes], bytes]:
+    """Return the function that "module:name" means."""
+    module, _, name = function.partition(":")
+    found: Callable[[bytes], bytes] = getattr(importlib.import_module(module), name)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Prestarted:
+    """A worker that was forked before the heavy imports, and waits for its request."""
+
+    kind: str
+    pid: int
+    descriptor: int
+
+
+class WorkerDesk:
+    """The asking side, in an actor's process: hands out requests and collects results."""
+
+    def __init__(
+        self,
+        *,
+        ask: Callable[[RunWorker, int], None],
+        deliver: Callable[[WorkerFinished], None],
+        prestarted: dict[str, int],
+    ) -> None:
+        """Use `ask` to have a worker forked with a descriptor, `deliver` for results.
+
+        `prestarted` maps a kind to the descriptor of a worker that waits already; it is used once.
+        """
+        self._ask, self._deliver, self._prestarted = ask, deliver, prestarted
+        self._lock = threading.Lock()
+        self._pending: dict[int, str] = {}  # worker_id → kind, until a result or a failure is delivered
+        self._last_id = 0
+
+    def run(self, kind: str, request: bytes, *, timeout_s: float) -> int:
+        """Start one piece of work; WorkerFinished is delivered in any case."""
+        with self._lock:
+            early = self._prestarted.pop(kind, None)
+            if early is None:
+                self._last_id += 1
+            worker_id = self._last_id if early is None else PRESTARTED_ID
+            self._pending[worker_id] = kind
+        if early is None:
+            own, theirs = socket.socketpair()
+            self._ask(RunWorker(worker_id=worker_id, kind=kind, timeout_s=timeout_s), theirs.detach())
+        else:
+            own = socket.socket(fileno=early)
+        threading.Thread(
+            target=self._talk, args=(worker_id, own, request, timeout_s), name=f"worker-{kind}", daemon=True
+        ).start()
+        return worker_id
+
+    def exited(self, event: WorkerExited) -> None:
+        """Say that a worker's process has ended; if it left no result, that is its failure."""
+        if os.WIFSIGNALED(event.status):
+            number = os.WTERMSIG(event.status)
+            error = "timed out" if number == signal.SIGALRM else f"killed by signal {number}"
+        else:
+            error = f"ended with status {os.waitstatus_to_exitcode(event.status)} and no result"
+        self._finish(event.worker_id, None, error)
+
+    def _talk(self, worker_id: int, own: socket.socket, request: bytes, timeout_s: float) -> None:
+        with own:
+            try:
+                write_frame(own, request)
+                if not select.select([own], [], [], timeout_s + 1.0)[0]:
+                    self._finish(worker_id, None, "timed out")
+                    return
+                answer = read_frame(own)
+            except (OSError, EOFError):
+                return  # WorkerExited says how it ended
+        if answer[:1] == _OK:
+            self._finish(worker_id, answer[1:], "")
+        else:
+            self._finish(worker_id, None, answer[1:].decode(errors="replace"))
+
+    def _finish(self, worker_id: int, result: bytes | None, error: str) -> None:
+        with self._lock:
+            kind = self._pending.pop(worker_id, None)
+        if kind is not None:
+            self._deliver(WorkerFinished(worker_id=worker_id, kind=kind, result=result, error=error))
+
+
+PRESTARTED_ID: Final = 0
+
+
+def write_frame(end: socket.socket, data: bytes) -> None:
+    """Send four bytes of length, then the bytes."""
+    end.sendall(len(data).to_bytes(4, "big") + data)
+
+
+def read_frame(end: socket.socket) -> bytes:
+    """Return what `write_frame` sent.
+
+    Raises:
+        EOFError: the other side ended in the middle.
+    """
+    return _read_exactly(end, int.from_bytes(_read_exactly(end, 4), "big"))
+
+
+def _read_exactly(end: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        part = end.recv(min(size - len(data), 1 << 20))
+        if not part:
+            raise EOFError(f"{len(data)} of {size} bytes")
+        data += part
+    return bytes(data)
