@@ -174,14 +174,14 @@ def test_a_command_takes_the_signals_that_the_agent_ignores() -> None:
     assert os.getpid()
 
 
-class HealthService(grpc.GenericRpcHandler[bytes, bytes]):
+class HealthService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
     """grpc.health.v1.Health/Check on the wire: services by name, "slow" never answers."""
 
     def __init__(self, statuses: dict[str, int]) -> None:
         self.statuses = statuses
         self.user_agents: list[str] = []
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         if details.method != "/grpc.health.v1.Health/Check":
             return None
         return grpc.unary_unary_rpc_method_handler(self.check)

@@ -18,15 +18,15 @@ def config(cds: int, cds_rejected: int, lds: int, lds_rejected: int) -> str:
         (
             config(0, 0, 0, 0),
             (
-                "config not received from XDS server (is Istiod running?): cds updates: 0 successful, 0 rejected;"
-                " lds updates: 0 successful, 0 rejected"
+                "config not received from XDS server (is Istiod running?): cds updates: 0 successful,"
+                " 0 rejected; lds updates: 0 successful, 0 rejected"
             ),
         ),
         (
             config(0, 3, 0, 1),
             (
-                "config not received from XDS server (is Istiod running?): cds updates: 0 successful, 3 rejected;"
-                " lds updates: 0 successful, 1 rejected"
+                "config not received from XDS server (is Istiod running?): cds updates: 0 successful,"
+                " 3 rejected; lds updates: 0 successful, 1 rejected"
             ),
         ),
         (
@@ -46,8 +46,8 @@ def config(cds: int, cds_rejected: int, lds: int, lds_rejected: int) -> str:
         (
             "",
             (
-                "config not received from XDS server (is Istiod running?): cds updates: 0 successful, 0 rejected;"
-                " lds updates: 0 successful, 0 rejected"
+                "config not received from XDS server (is Istiod running?): cds updates: 0 successful,"
+                " 0 rejected; lds updates: 0 successful, 0 rejected"
             ),
         ),
         (config(1, 5, 2, 7), None),
