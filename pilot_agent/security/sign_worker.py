@@ -1,0 +1,210 @@
+"""Has a CSR signed by istiod's CA. Runs in a short-lived worker process only.
+
+Every call has a channel of its own, so that a rotated root or a just-issued client certificate counts
+at once. Source: the reference's Citadel client.
+"""
+
+import datetime as dt
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+import grpc
+import tenacity
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pilot_agent.log import get_logger
+from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
+from pilot_agent.security.pem import assemble_chain
+from pilot_agent.security.server_name import server_name
+from pilot_agent.security.work import Signed, SignRequest, decode, encode, failure
+from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
+
+METHOD: Final = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+ATTEMPTS: Final = 5
+ATTEMPT_DEADLINE_S: Final = 10.0
+"""Ours: the reference waits for ever, which a worker process must not."""
+
+_RETRYABLE: Final = {
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+}
+_log = get_logger("citadelclient")
+_token_log = get_logger()
+
+
+def sign(request: bytes) -> bytes:
+    """Take an encoded SignRequest, return an encoded Signed or a failure."""
+    wanted = decode(request, SignRequest)
+    retrying = _policy()
+    begun = time.monotonic()
+    try:
+        answer: bytes = retrying(_call, wanted)
+        retries = int(retrying.statistics["attempt_number"]) - 1
+        return encode(
+            checked(
+                wanted.csr_pem,
+                chain_of(answer),
+                call_ms=(time.monotonic() - begun) * 1000,
+                retries=retries,
+            )
+        )
+    except CaError as error:
+        return failure(error, retries=int(retrying.statistics.get("attempt_number", 1)) - 1)
+
+
+def encode_request(csr_pem: str, validity_s: int, cert_signer: str) -> bytes:
+    """Return an IstioCertificateRequest; its metadata always has CertSigner, be it empty."""
+    value = bytes_field(3, cert_signer.encode())  # Value.string_value
+    entry = message(text_field(1, "CertSigner"), bytes_field(2, value))
+    return message(text_field(1, csr_pem), varint_field(3, validity_s), bytes_field(4, bytes_field(1, entry)))
+
+
+def chain_of(answer: bytes) -> list[str]:
+    """Return the certificates of an IstioCertificateResponse, leaf first, root last.
+
+    Raises:
+        CaRefused: the answer is malformed, or has no leaf and root.
+    """
+    try:
+        chain = [answer[part.start : part.end].decode() for part in fields(answer) if part.number == 1]
+    except (WireError, UnicodeDecodeError) as error:
+        raise CaRefused(f"create certificate: malformed answer of the CA: {error}") from error
+    if len(chain) < 2:
+        raise CaRefused(f"invalid empty CertChain: got={len(chain)} expected=2 certificates or more")
+    return chain
+
+
+def checked(csr_pem: str, chain: list[str], *, call_ms: float, retries: int) -> Signed:
+    """Return the answer if its leaf belongs to the CSR's key and is still valid.
+
+    Raises:
+        CaRefused: it is unusable; the text says why.
+    """
+    try:
+        leaf = x509.load_pem_x509_certificate(chain[0].encode())
+        if _public_bytes(leaf) != _public_bytes(x509.load_pem_x509_csr(csr_pem.encode())):
+            raise CaRefused("the CA's certificate does not belong to the key of the CSR")
+        not_after = leaf.not_valid_after_utc
+    except ValueError as error:
+        raise CaRefused(f"failed to parse the certificate of the CA: {error}") from error
+    if not_after <= dt.datetime.now(dt.UTC):
+        raise CaRefused(f"the CA's certificate has expired already, at {not_after.isoformat()}")
+    return Signed(
+        chain_pem=assemble_chain(chain),
+        root_pem=chain[-1],
+        not_after_unix_s=not_after.timestamp(),
+        serial_number=f"{leaf.serial_number:x}",
+        call_ms=call_ms,
+        retries=retries,
+    )
+
+
+def _public_bytes(holder: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _policy() -> tenacity.Retrying:
+    """Five attempts, 100 ms doubled each time ±10 %, for what a retry can help."""
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        retry=tenacity.retry_if_exception_type(CaUnavailable),
+        wait=lambda state: 0.1 * 2.0 ** (state.attempt_number - 1) * random.uniform(0.9, 1.1),  # noqa: S311
+        before_sleep=_announce_retry,
+        reraise=True,
+    )
+
+
+def _announce_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.warn(f"CSR attempt {state.attempt_number} of {ATTEMPTS} failed, trying again: {error}")
+
+
+def _call(wanted: SignRequest) -> bytes:
+    request = encode_request(wanted.csr_pem, wanted.validity_s, wanted.cert_signer)
+    with _channel(wanted) as channel:
+        create = channel.unary_unary(METHOD, request_serializer=_same, response_deserializer=_same)
+        try:
+            answer: bytes = create(request, metadata=_metadata(wanted), timeout=ATTEMPT_DEADLINE_S)
+        except grpc.RpcError as error:
+            raise translate(error) from error
+    return answer
+
+
+def translate(error: grpc.RpcError) -> CaUnavailable | CaRefused:
+    """Return our error for a failed call; the status code decides if a retry can help."""
+    code = error.code()
+    kind = CaUnavailable if code in _RETRYABLE else CaRefused
+    return kind(f"create certificate: rpc error: code = {go_code(code)} desc = {error.details()}")
+
+
+def go_code(code: grpc.StatusCode) -> str:
+    """Return a status code as Go prints it: `Unavailable`, `PermissionDenied`, `OK`."""
+    special = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
+    return special.get(code) or code.name.title().replace("_", "")
+
+
+def _channel(wanted: SignRequest) -> grpc.Channel:
+    if wanted.plaintext:
+        return grpc.insecure_channel(wanted.address)
+    name = server_name(wanted.address, wanted.server_name)
+    options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)] if name else []
+    key, chain = _client_pair(wanted)
+    credentials = grpc.ssl_channel_credentials(_roots(wanted.root_path), key, chain)
+    return grpc.secure_channel(wanted.address, credentials, options)
+
+
+def _roots(path: str) -> bytes:
+    """Return the trust anchors; gRPC itself would take a broken file and only fail the handshake."""
+    try:
+        data = Path(path).read_bytes()
+        x509.load_pem_x509_certificates(data)
+    except (OSError, ValueError) as error:
+        raise CaUnavailable(f"create certificate: root CA file {path} is unusable: {error}") from error
+    return data
+
+
+def _client_pair(wanted: SignRequest) -> tuple[bytes | None, bytes | None]:
+    """Return key and chain of the provisioned client certificate, if it is there and not expired."""
+    if not wanted.client_cert_path:
+        return None, None
+    try:
+        chain, key = Path(wanted.client_cert_path).read_bytes(), Path(wanted.client_key_path).read_bytes()
+        not_after = x509.load_pem_x509_certificate(chain).not_valid_after_utc
+    except (OSError, ValueError) as error:
+        _log.warn(f"cannot load client certificate, use the token: {error}")
+        return None, None
+    if not_after <= dt.datetime.now(dt.UTC):
+        _log.warn(
+            f"client certificate {wanted.client_cert_path} expired at {not_after.isoformat()}, use the token"
+        )
+        return None, None
+    return key, chain
+
+
+def _metadata(wanted: SignRequest) -> tuple[tuple[str, str], ...]:
+    """Return the call's headers; names are lower-cased, as HTTP/2 asks."""
+    headers = tuple((name.lower(), value) for name, value in wanted.headers)
+    token = wanted.token or _token(wanted.token_path)
+    return (*headers, ("authorization", f"Bearer {token}")) if token else headers
+
+
+def _token(path: str) -> str:
+    """Return the token as it is now; without one the call goes on and the CA decides."""
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        _token_log.warn(f"failed to fetch token from file: {error}")
+        return ""
+
+
+def _same(data: bytes) -> bytes:
+    return data
