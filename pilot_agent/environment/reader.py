@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from pilot_agent.environment.duration import duration_s
+from pilot_agent.gotext import parse_bool, quote
 
 T = TypeVar("T")
 
-_BOOLS: Final = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
-    ("0", "f", "F", "FALSE", "false", "False"), False
-)
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -72,24 +70,13 @@ class Environment:
             return default
 
 
-def parse_bool(text: str) -> bool:
-    """Return a Go bool.
-
-    Raises:
-        ValueError: the text is none of the twelve accepted ones; the message is Go's own.
-    """
-    if text not in _BOOLS:
-        raise ValueError(f'strconv.ParseBool: parsing "{text}": invalid syntax')
-    return _BOOLS[text]
-
-
 def _parse_int(text: str) -> int:
     if not _INT.fullmatch(text):
-        raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+        raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
     return int(text)
 
 
 def _parse_float(text: str) -> float:
     if not _FLOAT.fullmatch(text):
-        raise ValueError(f'strconv.ParseFloat: parsing "{text}": invalid syntax')
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: invalid syntax")
     return float(text)

@@ -6,7 +6,22 @@
 A scope's level may be changed by `configure` alone, before any process is forked.
 """
 
-from pilot_agent.log.scopes import LogConfigurationError, configure, get_logger, sink_descriptors
-from pilot_agent.log.scopes import Logger as Logger
+from pilot_agent.log.scopes import (
+    LEVELS,
+    SCOPES,
+    LogConfigurationError,
+    Logger,
+    configure,
+    get_logger,
+    sink_descriptors,
+)
 
-__all__ = ["LogConfigurationError", "Logger", "configure", "get_logger", "sink_descriptors"]
+__all__ = [
+    "LEVELS",
+    "SCOPES",
+    "LogConfigurationError",
+    "Logger",
+    "configure",
+    "get_logger",
+    "sink_descriptors",
+]

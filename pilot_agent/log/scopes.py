@@ -1,25 +1,43 @@
-"""Scopes with levels, and the two forms of a line: text and JSON."""
+"""Scopes with levels, and what decides about a line: all of it one state, replaced as a whole."""
 
-import json
 import os
 import sys
-import time
-import traceback
 from collections.abc import Mapping
 from typing import Final
 
+from pilot_agent.log.lines import Line, as_json, as_text
 from pilot_agent.log.sink import Sink
 
 LEVELS: Final = ("none", "fatal", "error", "warn", "info", "debug")
 """Least to most verbose."""
 
 SCOPES: Final = (
-    "ads ca cache citadelclient default dns gcecred grpc healthcheck klog mockcred monitoring probes "
-    "sds security spiffe validation wasm xdsproxy"
-).split()
+    "ads",
+    "ca",
+    "cache",
+    "citadelclient",
+    "default",
+    "dns",
+    "gcecred",
+    "grpc",
+    "healthcheck",
+    "klog",
+    "mockcred",
+    "monitoring",
+    "probes",
+    "sds",
+    "security",
+    "spiffe",
+    "validation",
+    "wasm",
+    "xdsproxy",
+)
+"""The names that `all` stands for, sorted."""
 
-_ERROR, _WARN, _INFO, _DEBUG = (LEVELS.index(name) for name in ("error", "warn", "info", "debug"))
-_FATAL: Final = LEVELS.index("fatal")
+_NONE, _FATAL, _ERROR, _WARN, _INFO, _DEBUG = range(len(LEVELS))
+_BUILT_IN: Final = {"default": _INFO, "grpc": _NONE}
+_FRAMES: Final = 3
+"""How many frames of ours stand between the line that called `info` and the one that looks for it."""
 
 
 class LogConfigurationError(ValueError):
@@ -27,21 +45,27 @@ class LogConfigurationError(ValueError):
 
 
 class _State:
-    """What all loggers of the process share; replaced as a whole by `configure`."""
+    """What all loggers of the process share."""
 
-    def __init__(self) -> None:
-        self.sink = Sink()
-        self.as_json = False
-        self.levels: Mapping[str, int] = {"default": _INFO, "grpc": 0}
-        self.stack_levels: Mapping[str, int] = {}
-        self.callers: frozenset[str] = frozenset()
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        as_json: bool = False,
+        levels: Mapping[str, int] = _BUILT_IN,
+        stack_levels: Mapping[str, int] | None = None,
+        callers: frozenset[str] = frozenset(),
+    ) -> None:
+        self.sink, self.as_json, self.levels = sink, as_json, levels
+        self.stack_levels, self.callers = stack_levels or {}, callers
 
 
-_state = _State()
+_state = _State(sink=Sink())
+os.register_at_fork(after_in_child=lambda: _state.sink.renew_mutex())  # noqa: PLW0108  # of the state as it is then
 
 
 class Logger:
-    """The lines of one scope."""
+    """The lines of one scope. Labels come behind the message in the order of the call."""
 
     __slots__ = ("scope",)
 
@@ -69,17 +93,16 @@ class Logger:
         self._log(_FATAL, message, labels)
 
     def _level(self) -> int:
-        levels = _state.levels
-        return levels.get(self.scope, _INFO)
+        return _state.levels.get(self.scope, _INFO)
 
     def _log(self, level: int, message: str, labels: Mapping[str, object]) -> None:
         if level > self._level():
             return
         state = _state
         caller = _caller() if self.scope in state.callers else ""
-        stack = _stack() if level <= state.stack_levels.get(self.scope, 0) else ""
-        form = _json_line if state.as_json else _text_line
-        state.sink.write(form(LEVELS[level], self.scope, caller, message, labels, stack))
+        stack = _stack() if level <= state.stack_levels.get(self.scope, _NONE) else ""
+        form = as_json if state.as_json else as_text
+        state.sink.write(form(Line(LEVELS[level], self.scope, caller, message, labels, stack)))
 
 
 _loggers: dict[str, Logger] = {}
@@ -98,79 +121,58 @@ def configure(
     stacktrace_level: str = "default:none",
     callers: str = "",
 ) -> None:
-    """Apply the logging flags (spec: cli, global flags).
+    """Apply the logging flags, all or (after an error) none of them. To be called before any fork.
+
+    Args:
+        targets: "stdout", "stderr" or paths of files.
+        as_json: One JSON object a line.
+        output_level: Comma list of SCOPE:LEVEL, LEVEL alone for `default`, on top of what is built in.
+        stacktrace_level: The same, for the level from which on a stack trace follows.
+        callers: Comma list of scopes, or "all", whose lines name their source.
 
     Raises:
         LogConfigurationError: a level does not parse.
         OSError: a target file cannot be opened.
     """
-    levels = {"default": _INFO, "grpc": 0} | _parsed(output_level)
-    stack_levels = _parsed(stacktrace_level)
-    names = {name for name in callers.split(",") if name}
-    _state.callers = frozenset(SCOPES) if "all" in names else frozenset(names)
-    if targets != ("stdout",):
-        _state.sink = Sink(targets)
-    _state.as_json, _state.levels, _state.stack_levels = as_json, levels, stack_levels
+    global _state  # noqa: PLW0603  # one log a process
+    levels, stack_levels = _BUILT_IN | _parsed(output_level), _parsed(stacktrace_level)
+    names = frozenset(callers.split(","))
+    before = _state.sink
+    _state = _State(
+        sink=Sink(targets),
+        as_json=as_json,
+        levels=levels,
+        stack_levels=stack_levels,
+        callers=frozenset(SCOPES) if "all" in names else names & frozenset(SCOPES),
+    )
+    before.close()
 
 
 def sink_descriptors() -> tuple[int, ...]:
-    """Return the descriptors that lines are written to, for a child that closes all others."""
+    """Return the descriptors that a child which closes all others must keep; lines go to the first."""
     return _state.sink.descriptors()
 
 
 def _parsed(text: str) -> dict[str, int]:
     found: dict[str, int] = {}
-    for entry in filter(None, text.split(",")):
+    for entry in text.split(",") if text else ():
         parts = entry.split(":")
         if len(parts) > 2:
             raise LogConfigurationError(f"invalid output level format '{entry}'")
         scope, level = parts if len(parts) == 2 else ("default", parts[0])
         if level not in LEVELS:
             raise LogConfigurationError(f"invalid output level '{level}'")
-        found |= dict.fromkeys(SCOPES, LEVELS.index(level)) if scope == "all" else {scope: LEVELS.index(level)}
+        found |= dict.fromkeys(SCOPES if scope == "all" else (scope,), LEVELS.index(level))
     return found
 
 
-def _timestamp() -> str:
-    seconds, nanos = divmod(time.time_ns(), 10**9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos // 1000:06d}Z"
-
-
-def _text_line(
-    level: str, scope: str, caller: str, message: str, labels: Mapping[str, object], stack: str
-) -> str:
-    fields = [_timestamp(), level, "" if scope == "default" else scope, caller, message]
-    fields.append(" ".join(f"{key}={_text_value(value)}" for key, value in labels.items()))
-    line = "\t".join(field for at, field in enumerate(fields) if field or at == 4)
-    return f"{line}\n{stack}" if stack else line
-
-
-def _text_value(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{' '.join(map(str, value))}]"
-    return str(value)
-
-
-def _json_line(
-    level: str, scope: str, caller: str, message: str, labels: Mapping[str, object], stack: str
-) -> str:
-    line: dict[str, object] = {"level": level, "time": _timestamp()}
-    line |= {"scope": scope} if scope != "default" else {}
-    line |= {"caller": caller} if caller else {}
-    line["msg"] = message
-    line |= {
-        key: value if isinstance(value, str | int | float | bool | list | tuple) else str(value)
-        for key, value in labels.items()
-    }
-    line |= {"stack": stack} if stack else {}
-    return json.dumps(line, ensure_ascii=False)
-
-
 def _caller() -> str:
-    frame = sys._getframe(3)  # noqa: SLF001  # the line that called info(), warn(), …
+    frame = sys._getframe(_FRAMES)  # noqa: SLF001
     folder, name = os.path.split(frame.f_code.co_filename)
     return f"{os.path.basename(folder)}/{name}:{frame.f_lineno}"  # noqa: PTH119
 
 
 def _stack() -> str:
-    return "".join(traceback.format_stack()[:-3]).rstrip("\n")
+    import traceback  # noqa: PLC0415  # hardly anybody asks for it
+
+    return "".join(traceback.format_stack(sys._getframe(_FRAMES))).rstrip("\n")  # noqa: SLF001

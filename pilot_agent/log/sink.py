@@ -1,76 +1,133 @@
-"""Where lines go: stdout, stderr or files; each line is one write."""
+"""Where lines go: stdout, stderr or files, which all processes of the agent share."""
 
 import fcntl
 import os
-import sys
+import select
 import threading
+import time
 from typing import Final
 
-_ATOMIC_BYTES: Final = 4096
-"""A pipe takes writes up to this size in one piece (POSIX PIPE_BUF on Linux); longer ones need a lock."""
+_STUCK_S: Final = 1.0
+"""How long a lock may be held while there is room to write: longer, and its holder was stopped or hangs."""
+_LOCKLESS_S: Final = 10.0
+"""How long nobody asks for the lock after its holder was found stuck; the watchdog ends it meanwhile."""
+_PAUSE_S: Final = 0.001
 
 
 class Sink:
-    """Writes whole lines to file descriptors that all processes of the agent share.
+    """Writes whole lines: what several processes write at once never mixes.
 
-    Lines above PIPE_BUF are written under a record lock on an anonymous file, which excludes other
-    processes, and a mutex, which excludes other threads (record locks belong to a process).
+    A pipe takes 4096 bytes in one piece, and no more (PIPE_BUF). So every line is written under a
+    record lock on an anonymous file, which excludes other processes, and a mutex, which excludes other
+    threads (record locks belong to a process). A kill lets go of the lock. A holder that is stopped
+    (SIGSTOP) cannot hold up the others: they go on without the lock after a second.
     """
 
     def __init__(self, targets: tuple[str, ...] = ("stdout",)) -> None:
         """Open `targets`: "stdout", "stderr", or paths that are created and appended to.
 
         Raises:
-            OSError: a file cannot be opened.
+            OSError: a file cannot be opened; nothing stays open then.
         """
-        self._descriptors = tuple(_open(target) for target in targets)
+        self._files: list[int] = []
+        try:
+            self._descriptors = tuple(map(self._open, targets))
+            self._lock_file = os.memfd_create("log-lock", os.MFD_CLOEXEC)
+        except OSError:
+            self._close_files()
+            raise
         self._mutex = threading.Lock()
-        self._lock_file = os.memfd_create("log-lock", os.MFD_CLOEXEC)
-        os.register_at_fork(after_in_child=self._renew_mutex)
+        self._lockless_until = 0.0
+        self._complained = False
 
     def write(self, line: str) -> None:
-        """Write one line, its line feed added; a failure goes to stderr once and is swallowed."""
+        """Write one line, its line feed added; failures are told on stderr, once until it works again."""
         data = line.encode(errors="backslashreplace") + b"\n"
-        for descriptor in self._descriptors:
-            try:
-                if len(data) <= _ATOMIC_BYTES:
-                    _write_all(descriptor, data)
-                else:
-                    self._write_locked(descriptor, data)
-            except OSError as error:
-                _complain(error)
-
-    def _write_locked(self, descriptor: int, data: bytes) -> None:
         with self._mutex:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX)
-            try:
-                _write_all(descriptor, data)
-            finally:
-                fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
-
-    def _renew_mutex(self) -> None:
-        self._mutex = threading.Lock()
+            for descriptor in self._descriptors:
+                try:
+                    self._write_locked(descriptor, data)
+                    self._complained = False
+                except OSError as error:
+                    self._complain(error)
 
     def descriptors(self) -> tuple[int, ...]:
-        """Return what a child process must not close."""
+        """Return what a child process must not close: where lines go, then the lock."""
         return (*self._descriptors, self._lock_file)
 
+    def renew_mutex(self) -> None:
+        """Forget, in a forked child, what a thread of the parent may hold."""
+        self._mutex = threading.Lock()
 
-def _open(target: str) -> int:
-    if target == "stdout":
-        return 1
-    if target == "stderr":
-        return 2
-    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    def close(self) -> None:
+        """Close the files that were opened here; stdout and stderr stay."""
+        self._close_files()
+        os.close(self._lock_file)
+
+    def _open(self, target: str) -> int:
+        if target == "stdout":
+            return 1
+        if target == "stderr":
+            return 2
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._files.append(descriptor)
+        return descriptor
+
+    def _close_files(self) -> None:
+        for descriptor in self._files:
+            os.close(descriptor)
+
+    def _write_locked(self, descriptor: int, data: bytes) -> None:
+        locked = self._lock(descriptor)
+        try:
+            _write_all(descriptor, data)
+        finally:
+            if locked:
+                fcntl.lockf(self._lock_file, fcntl.LOCK_UN)
+
+    def _lock(self, descriptor: int) -> bool:
+        """Take the lock, and say so; a holder that does not use the room there is counts as stuck."""
+        if time.monotonic() < self._lockless_until:
+            return False
+        room_since: float | None = None
+        while not _try_lock(self._lock_file):
+            if not _has_room(descriptor):
+                room_since = None  # everyone waits for the reader of the log
+            elif room_since is None:
+                room_since = time.monotonic()
+            elif time.monotonic() - room_since > _STUCK_S:
+                self._lockless_until = time.monotonic() + _LOCKLESS_S
+                return False
+            time.sleep(_PAUSE_S)
+        return True
+
+    def _complain(self, error: OSError) -> None:
+        if self._complained:
+            return
+        self._complained = True
+        try:
+            os.write(2, f"log write failed: {error}\n".encode())
+        except OSError:
+            return
+
+
+def _try_lock(lock_file: int) -> bool:
+    try:
+        fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _has_room(descriptor: int, timeout_s: float | None = 0) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
     while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _complain(error: OSError) -> None:
-    try:
-        sys.stderr.write(f"log write failed: {error}\n")
-    except OSError:
-        return
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # somebody who shares our stdout has made it non-blocking
+            _has_room(descriptor, None)

@@ -1,0 +1,130 @@
+"""`pilot-agent proxy`: from parsed flags to the running tree, in the reference's order.
+
+Two things are slow: importing gRPC, and making the first key. So everything that can end the agent
+with an error is looked at first, without gRPC; `before_heavy_imports` is where work for another process
+can begin; and `actors.tree`, which imports gRPC, comes last.
+"""
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from pilot_agent.cli.command import Invocation
+from pilot_agent.cli.commands.proxy import ROLES
+from pilot_agent.cli.errors import CliError
+from pilot_agent.cli.flags import Values
+from pilot_agent.cli.global_flags import configure_logging
+from pilot_agent.environment import Environment
+from pilot_agent.gotext import quote
+from pilot_agent.log import get_logger
+from pilot_agent.version import build_info
+
+if TYPE_CHECKING:
+    from pilot_agent.proxyconfig import ProxyFlags
+
+_QUIET_GRPC: Final = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""gRPC's C core writes past our log to stderr; and its fork handlers are for what we never do."""
+
+_log = get_logger()
+
+
+def run(invocation: Invocation) -> int:
+    """Run the agent to its end and return its exit status.
+
+    Raises:
+        CliError: it cannot start so; nothing was started or written then.
+    """
+    values = invocation.values
+    configure_logging(values)
+    _log_start(values)
+    role = _role(invocation.arguments)
+    environment = Environment(os.environ)
+    before_heavy_imports(environment)
+    try:
+        settings = _settings(environment, _proxy_flags(role, values))
+    except ValueError as error:  # each topic's own errors derive from it
+        raise CliError(str(error)) from error
+    finally:
+        for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
+            _log.warn(warning)
+    return _run_tree(settings)
+
+
+def before_heavy_imports(environment: Environment) -> None:
+    """Begin what another process can do while this one imports.
+
+    Called after the flags were found good and before any module of a topic is loaded: the process is
+    still small and has one thread, so a fork is cheap and safe. What is begun here must end by itself
+    when this process does, for the configuration may still turn out to be wrong.
+    """
+
+
+def _log_start(values: Values) -> None:
+    for name, text in values.printed():
+        _log.info(f"FLAG: --{name}={quote(text)}")
+    _log.info(f"Version {build_info()}")
+
+
+def _role(arguments: list[str]) -> str:
+    role = arguments[0] if arguments else ROLES[0]
+    if role not in ROLES:
+        raise CliError(f"invalid proxy Type: {role}")
+    return role
+
+
+def _proxy_flags(role: str, values: Values) -> "ProxyFlags":
+    from pilot_agent.proxyconfig import ProxyFlags  # noqa: PLC0415  # see the head of this module
+
+    return ProxyFlags(
+        role=role,
+        domain=values.string("domain"),
+        mesh_config=values.string("meshConfig"),
+        service_cluster=values.string("serviceCluster"),
+        proxy_log_level=values.string("proxyLogLevel"),
+        proxy_component_log_level=values.string("proxyComponentLogLevel"),
+        concurrency=values.integer("concurrency"),
+        template_file=values.string("templateFile"),
+        outlier_log_path=values.string("outlierLogPath"),
+        sts_port=values.integer("stsPort"),
+        log_as_json=values.boolean("log_as_json"),
+        profiling=values.boolean("profiling"),
+    )
+
+
+def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ...]:
+    """Return one settings object for each topic; what is wrong with the configuration is found here.
+
+    Raises:
+        ValueError: of a topic's own kind, with the text that the user is to read.
+    """
+    from pilot_agent.bootstrap.options import BootstrapOptions  # noqa: PLC0415  # see the head of this module
+    from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
+    from pilot_agent.health.options import HealthOptions  # noqa: PLC0415
+    from pilot_agent.proxyconfig import load  # noqa: PLC0415
+    from pilot_agent.security.options import SecurityOptions  # noqa: PLC0415
+    from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
+    from pilot_agent.xds.options import XdsOptions  # noqa: PLC0415
+
+    loaded = load(environment, flags)
+    config, node = loaded.proxy_config, loaded.node
+    security = SecurityOptions.build(environment, config, node)
+    security.log_start()
+    return (
+        security,
+        BootstrapOptions.build(
+            environment, loaded, istio_version=build_info().version, external_sds=security.external_sds
+        ),
+        *(topic.build(environment, config, node) for topic in (XdsOptions, StatusOptions, HealthOptions)),
+        EnvoyOptions.build(environment, config, node),
+    )
+
+
+def _run_tree(settings: tuple[object, ...]) -> int:
+    """Import what is heavy, and hand over to the actors."""
+    for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
+        os.environ.setdefault(name, value)
+    from actors.tree import run_tree  # noqa: PLC0415  # imports gRPC
+
+    from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
+
+    bridge_library_logs()
+    return run_tree(settings)
