@@ -213,18 +213,21 @@ class Bookinfo:
         self._servers: list[_Server] = []
 
     def start(self) -> Self:
-        for service in self._mesh.services:
-            for workload in service.workloads:
-                self._servers.append(self._listen(service, workload))
+        try:
+            for service in self._mesh.services:
+                for workload in service.workloads:
+                    self._servers.append(self._listen(service, workload))
+        except OSError:
+            self._close()
+            raise
         for server in self._servers:
             threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
         return self
 
     def quit(self) -> None:
-        while self._servers:
-            server = self._servers.pop()
+        for server in self._servers:
             server.shutdown()
-            server.server_close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -233,6 +236,10 @@ class Bookinfo:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.quit()
+
+    def _close(self) -> None:
+        while self._servers:
+            self._servers.pop().server_close()
 
     def _listen(self, service: Service, workload: Workload) -> _Server:
         address = workload.application

@@ -79,7 +79,8 @@ class CaService:
     ) -> None:
         fault = self._faults.ca
         if fault == "hang":
-            self._closing.wait(context.time_remaining())
+            left_s = context.time_remaining()
+            self._closing.wait(None if left_s is None else left_s + 1.0)  # the caller's deadline comes first
         if fault in ("hang", "unavailable"):
             self._refuse(request, context, spiffe_id, grpc.StatusCode.UNAVAILABLE, "the CA is down")
         if fault == "refuse":

