@@ -2,13 +2,11 @@
 
 import ipaddress
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Self
 
 from pilot_agent.environment import Environment
 from pilot_agent.health.probe import ReadinessProbe
 from pilot_agent.proxyconfig import Node, ProxyConfig
-
-DEFAULT_GRPC_BOOTSTRAP: Final = "./etc/istio/proxy/grpc-bootstrap.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +16,7 @@ class HealthOptions:
     admin_host: str = "127.0.0.1"  # "::1" in IPv6 mode
     source_address: str = "127.0.0.6"  # "::6" in IPv6 mode; traffic redirection lets it pass
     envoy_disabled: bool = False
-    grpc_bootstrap_path: str = ""  # empty: no such check
+    grpc_bootstrap_path: str = ""  # empty: no such check; only a file that was asked for is waited for
     dns_expected: bool = False  # readiness waits for the first name table
     probe_host: str = "localhost"  # where a probe without a host goes
     probe: ReadinessProbe | None = None
@@ -38,7 +36,7 @@ class HealthOptions:
             admin_host="::1" if ipv6 else "127.0.0.1",
             source_address="::6" if ipv6 else "127.0.0.6",
             envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
-            grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP", DEFAULT_GRPC_BOOTSTRAP),
+            grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP"),
             dns_expected=capture or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False),
             probe_host="localhost" if legacy or not node.ip_addresses else node.ip_addresses[0],
             probe=probe if probe is not None and probe.method is not None else None,

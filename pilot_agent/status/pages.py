@@ -1,0 +1,158 @@
+"""The pages of the status port: one method each, and the table that names them."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Protocol
+
+from pilot_agent.log import get_logger
+from pilot_agent.status.counters import Counters
+from pilot_agent.status.exposition import CONTENT_TYPE, Sample, render
+from pilot_agent.status.messages import TEXT, Answer, Request
+from pilot_agent.status.options import StatusOptions
+from pilot_agent.status.routing import Route, answer
+from pilot_agent.status.scrape import EnvoyPage, ScrapeError, envoy_page
+
+_log = get_logger()
+
+Verb = Literal["drain", "quit", "restart"]
+
+
+class Backend(Protocol):
+    """What the pages need from whoever serves them; called on any thread."""
+
+    def not_ready_because(self) -> str | None: ...
+    def command(self, verb: Verb) -> None: ...
+    def samples(self) -> Iterable[Sample]: ...
+    def status_json(self) -> bytes: ...
+
+
+class Pages:
+    """Answers requests. `counters` is the server's own, and `counted` is told of each change of it."""
+
+    def __init__(
+        self, options: StatusOptions, backend: Backend, counters: Counters, counted: Callable[[], None]
+    ) -> None:
+        self._options, self._backend = options, backend
+        self._counters, self._counted = counters, counted
+        self._readiness_log = _ReadinessLog()
+        self._routes = self._table()
+
+    def answer(self, request: Request) -> Answer:
+        return answer(self._routes, request)
+
+    def _table(self) -> tuple[Route, ...]:
+        here = self._options.metrics_from_loopback_only
+        return (
+            Route(path="/healthz/ready", handler=self._ready),
+            Route(path="/metrics", handler=self._metrics, loopback_only=here),
+            Route(path="/stats/prometheus", handler=self._metrics, loopback_only=here),
+            Route(path="/quitquitquit", handler=self._quit, loopback_only=True, method="POST"),
+            Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
+            Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
+            Route(path="/status", handler=self._status, loopback_only=True),
+            Route(path="/debug/ndsz", handler=_no_name_table, loopback_only=True),
+            Route(path="/app-health/", handler=_no_such_probe),
+            Route(path="/app-lifecycle/", handler=_no_such_probe),
+        )
+
+    def _ready(self, _: Request) -> Answer:
+        refusal = self._backend.not_ready_because()
+        self._readiness_log.note(refusal)
+        return Answer(status=200 if refusal is None else 503)
+
+    def _quit(self, _: Request) -> Answer:
+        def after() -> None:
+            _log.info("handling /quitquitquit, notifying pilot-agent to exit")
+            self._backend.command("quit")
+
+        return _ok(after)
+
+    def _drain(self, _: Request) -> Answer:
+        def after() -> None:
+            _log.info("handling /drain, starting drain")
+            self._backend.command("drain")
+
+        return _ok(after)
+
+    def _restart(self, _: Request) -> Answer:
+        def after() -> None:
+            _log.info("handling /restart, starting a new Envoy epoch")
+            self._backend.command("restart")
+
+        return _ok(after)
+
+    def _status(self, _: Request) -> Answer:
+        return Answer(content_type="application/json", body=self._backend.status_json())
+
+    def _metrics(self, request: Request) -> Answer:
+        """Answer 200 whatever failed: first the agent's own metrics, then Envoy's page as it comes."""
+        self._counters.add("scrapes_total")
+        envoy: EnvoyPage | None = None
+        if self._options.scrape_envoy:
+            try:
+                envoy = envoy_page(request, self._options.envoy_prometheus_port)
+            except ScrapeError as error:
+                self._scrape_failed(error)
+        self._counted()
+        own = render((*self._counters.samples(), *self._backend.samples()))
+        body = own if envoy is None else _Merged(own, envoy, self._scrape_failed)
+        return Answer(content_type=CONTENT_TYPE, body=body)
+
+    def _scrape_failed(self, error: ScrapeError) -> None:
+        _log.error(f"failed scraping envoy metrics: {error}")
+        self._counters.add("scrape_failures_total", type="envoy")
+        self._counted()
+
+
+class _Merged:
+    """The agent's metrics and then Envoy's; an iterator that can be closed unread."""
+
+    def __init__(self, own: bytes, envoy: EnvoyPage, failed: Callable[[ScrapeError], None]) -> None:
+        self._envoy, self._failed = envoy, failed
+        self._parts = self._read(own)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._parts)
+
+    def close(self) -> None:
+        self._envoy.close()
+
+    def _read(self, own: bytes) -> Iterator[bytes]:
+        yield own
+        try:
+            yield from self._envoy.chunks()
+        except ScrapeError as error:
+            self._failed(error)
+
+
+class _ReadinessLog:
+    """Says each failure, and the first success after one; a repeated success is no news."""
+
+    def __init__(self) -> None:
+        self._was_ready = False
+        self._lock = threading.Lock()
+
+    def note(self, refusal: str | None) -> None:
+        with self._lock:
+            news, self._was_ready = refusal is not None or not self._was_ready, refusal is None
+        if refusal is not None:
+            _log.warn(f"Envoy proxy is NOT ready: {refusal}")
+        elif news:
+            _log.info("Envoy proxy is ready")
+
+
+def _ok(afterwards: Callable[[], None]) -> Answer:
+    return Answer(content_type=TEXT, body=b"OK", afterwards=afterwards)
+
+
+def _no_name_table(_: Request) -> Answer:
+    return Answer(status=404, content_type=TEXT, body=b"{}")
+
+
+def _no_such_probe(request: Request) -> Answer:
+    _log.error(f"Prober does not exists url {request.path}")
+    body = f"app prober config does not exists for {request.path}"
+    return Answer(status=400, content_type=TEXT, body=body.encode())

@@ -1,0 +1,102 @@
+"""Accepts connections and gives each a thread, up to a fixed number."""
+
+import errno
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from pilot_agent.log import get_logger
+from pilot_agent.status.connection import Connection, Limits
+from pilot_agent.status.messages import Answer, Request
+
+_ACCEPT_PAUSE_S: Final = 0.1
+_EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = get_logger()
+
+
+class StatusServer:
+    """Serves a listening socket that others may hold too.
+
+    A thread for each connection, so that no client and no slow page makes another wait; at most
+    `max_connections`, and who comes then takes the place of the one that was idle longest.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        handler: Callable[[Request], Answer],
+        *,
+        limits: Limits | None = None,
+        max_connections: int = 64,
+    ) -> None:
+        """`listener` stays in blocking mode: its descriptor is shared, and so is O_NONBLOCK."""
+        self._listener, self._handler = listener, handler
+        self._limits, self._max_connections = limits or Limits(), max_connections
+        self._connections: set[Connection] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    def serve(self) -> None:
+        """Accept until the listener is shut down, by whomever, or `close` is called."""
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        while not self._ended.is_set():
+            poll.poll()
+            try:
+                sock, address = self._listener.accept()
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    return  # shut down: the agent is ending
+                _log.warn(f"status server: accept: {error.strerror}: trying again")
+                self._ended.wait(_ACCEPT_PAUSE_S)
+                continue
+            self._begin(sock, str(address[0]))
+
+    def close(self) -> None:
+        """End all connections. The listener is its owner's."""
+        self._ended.set()
+        with self._lock:
+            connections = tuple(self._connections)
+        for connection in connections:
+            connection.end()
+
+    def connections(self) -> int:
+        """Return how many are open."""
+        with self._lock:
+            return len(self._connections)
+
+    def _begin(self, sock: socket.socket, peer: str) -> None:
+        _set_options(sock)
+        connection = Connection(sock, peer, self._handler, self._limits)
+        with self._lock:
+            crowded = len(self._connections) >= self._max_connections
+            leaving = _least_wanted(self._connections) if crowded else None
+            if leaving is not None:
+                self._connections.discard(leaving)
+            self._connections.add(connection)
+        if leaving is not None:
+            leaving.end()
+        threading.Thread(target=self._run, args=(connection,), name="status", daemon=True).start()
+
+    def _run(self, connection: Connection) -> None:
+        try:
+            connection.serve()
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+
+
+def _least_wanted(connections: set[Connection]) -> Connection:
+    return min(connections, key=lambda each: (each.busy, each.last_used_s))
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Send small answers at once; find out about clients that vanished (Go's server asks every 15 s)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)

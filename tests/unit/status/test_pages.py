@@ -1,0 +1,155 @@
+"""The pages over real sockets, with a real second server as Envoy."""
+
+import threading
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from pilot_agent.status.counters import Counters
+from pilot_agent.status.exposition import Sample
+from pilot_agent.status.options import StatusOptions
+from pilot_agent.status.pages import Pages, Verb
+from tests.support.fake_envoy_admin import FakeEnvoyAdmin
+from tests.support.http_peer import closed_port
+from tests.support.status_client import get
+from tests.unit.status.conftest import Served, Start
+
+ENVOY_PAGE = b"# TYPE envoy_x counter\nenvoy_x{} 1\n" * 10_000
+
+
+class Backend:
+    def __init__(self) -> None:
+        self.refusal: str | None = None
+        self.commands: list[Verb] = []
+        self.commanded = threading.Event()
+
+    def not_ready_because(self) -> str | None:
+        return self.refusal
+
+    def command(self, verb: Verb) -> None:
+        self.commands.append(verb)
+        self.commanded.set()
+
+    def samples(self) -> Iterable[Sample]:
+        return [Sample(series="xds_proxy_requests", value=3)]
+
+    def status_json(self) -> bytes:
+        return b'{"actors":[]}'
+
+
+class Port:
+    """The status port under test."""
+
+    def __init__(self, serve: Start, **options: object) -> None:
+        self.backend, self.counters, self.saved = Backend(), Counters({"scrapes_total": 4}), [0]
+        pages = Pages(StatusOptions(**options), self.backend, self.counters, self.count)  # type: ignore[arg-type]
+        self.served: Served = serve(pages.answer)
+        self.port = self.served.port
+
+    def count(self) -> None:
+        self.saved[0] += 1
+
+
+@pytest.fixture
+def envoy() -> Iterator[FakeEnvoyAdmin]:
+    with FakeEnvoyAdmin() as admin:
+        admin.pages["/stats/prometheus"] = ENVOY_PAGE
+        yield admin
+
+
+def test_readiness_is_200_or_503_without_a_body_and_logged_when_it_is_news(
+    serve: Start, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = Port(serve)
+    for refusal in ("why not", "why not", None, None, "again", None):
+        port.backend.refusal = refusal
+        for method in ("GET",) if refusal else ("GET", "HEAD", "POST"):
+            found = get(port.port, "/healthz/ready", method=method)
+            assert (found.status, found.body) == (503 if refusal else 200, b"")
+    lines = [line.split("\t", 1)[1] for line in capfd.readouterr().out.splitlines()]
+    assert lines == [
+        "warn\tEnvoy proxy is NOT ready: why not",
+        "warn\tEnvoy proxy is NOT ready: why not",
+        "info\tEnvoy proxy is ready",
+        "warn\tEnvoy proxy is NOT ready: again",
+        "info\tEnvoy proxy is ready",
+    ]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/stats/prometheus"])
+def test_metrics_are_the_agents_and_then_envoys(serve: Start, envoy: FakeEnvoyAdmin, path: str) -> None:
+    port = Port(serve, envoy_prometheus_port=envoy.port)
+    found = get(port.port, f"{path}?filter=x", "User-Agent: prom", "X-Prometheus-Scrape-Timeout-Seconds: 3")
+    assert found.status == 200
+    assert found.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    own, _, rest = found.body.partition(b"# TYPE envoy_x")
+    assert b"# TYPE envoy_x" + rest == ENVOY_PAGE
+    assert b"\nistio_agent_scrapes_total 5\n" in own
+    assert b"\nistio_agent_xds_proxy_requests 3\n" in own
+    request = envoy.requests[0].decode()
+    assert request.startswith("GET /stats/prometheus?filter=x HTTP/1.1\r\n")
+    assert "user-agent: prom" in request
+    assert "x-prometheus-scrape-timeout-seconds: 3" in request
+    assert "Accept: text/plain;version=0.0.4" in request
+
+
+def test_without_envoy_the_scrape_is_200_and_the_failure_counted_in_it(serve: Start) -> None:
+    port = Port(serve, envoy_prometheus_port=closed_port())
+    found = get(port.port, "/metrics")
+    assert found.status == 200
+    assert b'\nistio_agent_scrape_failures_total{type="envoy"} 1\n' in found.body
+    assert port.saved[0] >= 1
+    assert port.counters.values()["scrapes_total"] == 5
+
+
+def test_another_status_of_envoys_is_a_failure(
+    serve: Start, envoy: FakeEnvoyAdmin, capfd: pytest.CaptureFixture[str]
+) -> None:
+    envoy.status = "500 Internal Server Error"
+    port = Port(serve, envoy_prometheus_port=envoy.port)
+    assert b"envoy_x" not in get(port.port, "/metrics").body
+    assert "failed scraping envoy metrics: error scraping http://localhost:" in capfd.readouterr().out
+
+
+def test_envoy_is_not_asked_when_merging_is_off(serve: Start, envoy: FakeEnvoyAdmin) -> None:
+    port = Port(serve, envoy_prometheus_port=envoy.port, scrape_envoy=False)
+    assert b"envoy_x" not in get(port.port, "/metrics").body
+    assert not envoy.requests
+
+
+@pytest.mark.parametrize("verb", ["quit", "drain", "restart"])
+def test_a_command_is_taken_from_loopback_by_post(serve: Start, verb: Verb) -> None:
+    port = Port(serve)
+    path = {"quit": "/quitquitquit", "drain": "/drain", "restart": "/restart"}[verb]
+    refused = get(port.port, path)
+    assert (refused.status, refused.body) == (405, b"Method Not Allowed\n")
+    assert port.backend.commands == []
+    taken = get(port.port, path, "Content-Length: 0", "Connection: close", method="POST")
+    assert (taken.status, taken.body) == (200, b"OK")
+    assert taken.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert port.backend.commanded.wait(5)
+    assert port.backend.commands == [verb]
+
+
+def test_the_other_pages_answer_as_recorded(serve: Start) -> None:
+    """Source: the recorded endpoints of the reference."""
+    port = Port(serve)
+    unknown = get(port.port, "/app-health/x/readyz")
+    assert (unknown.status, unknown.body) == (
+        400,
+        b"app prober config does not exists for /app-health/x/readyz",
+    )
+    assert len(unknown.body) == 58
+    table = get(port.port, "/debug/ndsz")
+    assert (table.status, table.body) == (404, b"{}")
+    assert get(port.port, "/ready").headers["Content-Length"] == "19"
+    status = get(port.port, "/status")
+    assert (status.status, status.headers["Content-Type"]) == (200, "application/json")
+
+
+def test_metrics_can_be_kept_to_loopback() -> None:
+    from pilot_agent.status.messages import Request
+
+    pages = Pages(StatusOptions(metrics_from_loopback_only=True), Backend(), Counters({}), lambda: None)
+    request = Request(method="GET", path="/metrics", query="", headers=(), peer="10.0.0.1")
+    assert pages.answer(request).status == 403
