@@ -1,0 +1,5 @@
+"""The cloud that the node is on: metadata, locality, and whether it is Kubernetes there."""
+
+from pilot_agent.bootstrap.platform.model import UNKNOWN, Platform
+
+__all__ = ["UNKNOWN", "Platform"]
