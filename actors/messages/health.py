@@ -13,3 +13,8 @@ class WorkloadUnhealthy:
     """Health → UpstreamXds: the application passed its failure threshold."""
 
     message: str  # the probe's error text, sent to istiod as error_detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameTableReceived:
+    """UpstreamXds → Health: istiod's first name table (NDS) is here; readiness waits for it with DNS capture."""

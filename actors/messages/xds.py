@@ -2,6 +2,14 @@
 
 One stream down is one stream up. `StreamId` is unique for the life of the agent: the incarnation
 of DownstreamXdsActor that accepted the stream, and a number that it counted.
+
+A stream of Envoy's outlives the connections to istiod that serve it: each of those is a *leg*, which
+DownstreamXdsActor counts and begins with StreamOpened. The Requests behind that message belong to the
+leg, the first of them restore what Envoy has subscribed to. A lost connection makes UpstreamXdsActor
+ask for the next leg (ReplayWanted); a lost UpstreamXdsActor makes DownstreamXdsActor begin one for
+each stream that it holds. The record of subscriptions lives in DownstreamXdsActor alone, as long as
+Envoy's stream does, so there is nothing to be found again and nothing that two processes could
+remember differently.
 """
 
 from dataclasses import dataclass
@@ -20,14 +28,23 @@ class StreamId:
     def __str__(self) -> str:
         return f"{self.incarnation}.{self.number}"
 
+    @property
+    def label(self) -> str:
+        """Return the `id` of log lines: the plain number, as the reference has it, unless restarted."""
+        return str(self.number) if self.incarnation == 1 else str(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamOpened:
-    """DownstreamXds → UpstreamXds: Envoy opened an ADS stream. Mirrors: a new `ProxyConnection`."""
+    """DownstreamXds → UpstreamXds: open a stream to istiod for Envoy's, instead of one that there is.
+
+    Mirrors: a new `ProxyConnection`.
+    """
 
     stream: StreamId
     variant: Variant
     generation: int  # metadata `x-envoy-generation`; -1 where Envoy sent none (custom bootstrap)
+    leg: int = 1  # grows with each connection to istiod that this stream gets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,7 @@ class ResponseTaken:
     """
 
     stream: StreamId
+    leg: int = 1  # of the response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +86,18 @@ class Response:
 
     stream: StreamId
     body: bytes
+    leg: int = 1  # one of an older leg is dropped: the newer leg repeats what it said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayWanted:
+    """UpstreamXds → DownstreamXds: this leg has ended; begin the next. Reply: StreamOpened, Requests.
+
+    Asked again after some seconds without a reply; ignored when a later leg was begun already.
+    """
+
+    stream: StreamId
+    leg: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +111,10 @@ class UpstreamClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamsHeld:
-    """Either half → the other, after PeerRestarted: the streams that I hold; drop what I do not.
+    """DownstreamXds → UpstreamXds, after the latter was restarted: Envoy's open streams; drop all others.
 
-    From DownstreamXds it lists the streams of Envoy that are open. From UpstreamXds it lists those
-    that it knows from its notebook; what Envoy holds and upstream does not know is opened anew.
+    A StreamOpened for each of them follows. (When DownstreamXds is restarted itself, its streams are
+    gone: UpstreamXds drops those of older incarnations at PeerRestarted.)
     """
 
     streams: tuple[StreamId, ...]

@@ -4,7 +4,7 @@ from typing import Final
 
 import tenacity
 
-_WAIT: Final = tenacity.wait_exponential_jitter(initial=0.2, max=10.0, jitter=0.2)
+_WAIT: Final = tenacity.wait_exponential(multiplier=0.2, max=10.0) + tenacity.wait_random(0.0, 0.2)
 LIVED_WELL_S: Final = 30.0
 """An actor that lived this long has had no crash loop: its next restart is immediate again."""
 

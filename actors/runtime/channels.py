@@ -83,6 +83,10 @@ class Sender:
                     self._enqueue(packet, passed)
                 passed = ()
 
+    def close(self) -> None:
+        """Close the descriptor; what is queued in this process is lost."""
+        self._socket.close()
+
     def queued(self) -> int:
         """Return how many packets wait in this process."""
         return len(self._queue)
@@ -186,6 +190,10 @@ class Receiver:
             except FrameError:
                 _close_all(passed)
                 raise
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self.socket.close()
 
     def _packet(self, flags: int) -> "_Frame | None":
         frame = self._frame

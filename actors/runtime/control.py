@@ -71,4 +71,4 @@ class ControlEnd:
 
     def close(self) -> None:
         """Close the descriptor."""
-        self._socket.close()
+        self._receiver.close()

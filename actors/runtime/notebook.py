@@ -26,7 +26,8 @@ _FORMAT_VERSION: Final = 1
 _SLOT_OFFSETS: Final = (0, 1 << 36)
 """The second slot begins far behind the first; the file is sparse, so the gap costs nothing."""
 
-_HEADER: Final = struct.Struct("!4sHHQQI")
+_FIELDS: Final = struct.Struct("!4sHHQQI")
+_HEADER_BYTES: Final = _FIELDS.size + 4  # and a checksum of their own: a torn length is not believed
 _MAGIC: Final = b"note"
 _GIVE_BACK_BYTES: Final = 64 * 1024
 _PAGE: Final = mmap.PAGESIZE
@@ -78,9 +79,9 @@ class FileNotebook:
         offset = _SLOT_OFFSETS[slot]
         body = name + content
         old_bytes = self._length(slot)
-        os.pwrite(self._descriptor, b"\0" * _HEADER.size, offset)  # from here on the slot is torn
-        _pwrite_all(self._descriptor, body, offset + _HEADER.size)
-        header = _HEADER.pack(
+        os.pwrite(self._descriptor, bytes(_HEADER_BYTES), offset)  # from here on the slot is torn
+        _pwrite_all(self._descriptor, body, offset + _HEADER_BYTES)
+        header = _FIELDS.pack(
             _MAGIC,
             _FORMAT_VERSION,
             len(name),
@@ -88,25 +89,27 @@ class FileNotebook:
             len(content),
             _checksum(self._sequence_now, body),
         )
+        header += zlib.crc32(header).to_bytes(4, "big")
         os.pwrite(self._descriptor, header, offset)
         if old_bytes - len(body) > _GIVE_BACK_BYTES:
             self._give_back(offset, len(body), old_bytes)
 
     def _give_back(self, offset: int, kept: int, before: int) -> None:
         """Return the pages behind a slot that shrank to the system."""
-        start = offset + (_HEADER.size + kept + _PAGE - 1) // _PAGE * _PAGE
-        size = offset + _HEADER.size + before - start
+        start = offset + (_HEADER_BYTES + kept + _PAGE - 1) // _PAGE * _PAGE
+        size = offset + _HEADER_BYTES + before - start
         if size <= 0 or os.fstat(self._descriptor).st_size < start + size:
             return
         with contextlib.suppress(OSError), mmap.mmap(self._descriptor, size, offset=start) as pages:
             pages.madvise(mmap.MADV_REMOVE)
 
     def _header(self, slot: int) -> tuple[bytes, int, int, int, int, int] | None:
-        data = os.pread(self._descriptor, _HEADER.size, _SLOT_OFFSETS[slot])
-        if len(data) < _HEADER.size or data[:4] != _MAGIC:
+        data = os.pread(self._descriptor, _HEADER_BYTES, _SLOT_OFFSETS[slot])
+        fields_part, checksum = data[: _FIELDS.size], data[_FIELDS.size :]
+        if checksum != zlib.crc32(fields_part).to_bytes(4, "big"):
             return None
-        header = _HEADER.unpack(data)
-        return header if header[1] == _FORMAT_VERSION else None
+        header = _FIELDS.unpack(fields_part)
+        return header if header[:2] == (_MAGIC, _FORMAT_VERSION) else None
 
     def _length(self, slot: int) -> int:
         header = self._header(slot)
@@ -122,7 +125,7 @@ class FileNotebook:
             return None
         _, _, name_bytes, sequence, content_bytes, checksum = header
         size = os.fstat(self._descriptor).st_size
-        start = _SLOT_OFFSETS[slot] + _HEADER.size
+        start = _SLOT_OFFSETS[slot] + _HEADER_BYTES
         if start + name_bytes + content_bytes > size:
             return None
         body = _pread_all(self._descriptor, name_bytes + content_bytes, start)

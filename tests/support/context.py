@@ -62,7 +62,7 @@ class FakeContext:
     channel_handlers: dict[type, Callable[[Role, Any], None]] = field(default_factory=dict)
     deliver: Callable[[object], Any] | None = None
     on_send: Callable[[Role, object], None] | None = None
-    _worker_ids: Any = field(default_factory=lambda: itertools.count(1))
+    _worker_ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def send(self, to: Role, message: object) -> None:
         if (self.role, to) not in CHANNELS:
@@ -91,7 +91,9 @@ class FakeContext:
         """Move the clock and deliver what falls due, in order."""
         end_s = self.now_s + seconds
         while True:
-            due = sorted((t for t in self.timers if not t.cancelled and t.due_s <= end_s), key=lambda t: t.due_s)
+            due = sorted(
+                (t for t in self.timers if not t.cancelled and t.due_s <= end_s), key=lambda t: t.due_s
+            )
             if not due:
                 break
             self.timers.remove(due[0])
@@ -117,7 +119,7 @@ class FakeContext:
         worker_id = next(self._worker_ids)
         try:
             result, error = self.workers[kind](request), ""
-        except Exception as failure:  # noqa: BLE001  # a worker's failure is data, as in the runtime
+        except Exception as failure:  # a worker's failure is data, as in the runtime
             result, error = None, str(failure)
         self.tell_self(WorkerFinished(worker_id=worker_id, kind=kind, result=result, error=error))
         return worker_id

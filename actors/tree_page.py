@@ -1,0 +1,82 @@
+"""The supervision tree as the status port shows it: metrics and JSON."""
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from actors.messages.control import ActorState, TreeState
+from pilot_agent.health.generations import Generations
+from pilot_agent.health.verdict import Verdict
+from pilot_agent.status.exposition import Sample, series
+from pilot_agent.status.process_metrics import process_samples
+
+_EXPIRY_AT: Final = "cert_expiry_unix_s"
+_EXPIRY_IN: Final = "cert_expiry_seconds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusPage:
+    """What `/status` shows."""
+
+    ready: bool
+    reason: str  # why not ready, as known without asking Envoy
+    envoys: Generations
+    workload: Verdict | None  # None: no application probe is configured
+    tree: TreeState
+
+
+def status_json(page: StatusPage) -> bytes:
+    """Return the page, indented for a person."""
+    return msgspec.json.format(msgspec.json.encode(page), indent=2) + b"\n"
+
+
+def tree_samples(tree: TreeState, *, supervisor_pid: int, now_unix_s: float | None = None) -> Iterator[Sample]:
+    """Yield what the supervisor and the actors report: their state, and what each of them counts.
+
+    A gauge `cert_expiry_unix_s`, the time at which a certificate expires, is shown as the seconds that
+    are left, so that it is right at the time of the scrape.
+    """
+    now_unix_s = time.time() if now_unix_s is None else now_unix_s
+    if tree.supervisor_pss_bytes:
+        yield Sample(series="supervisor_pss_bytes", value=tree.supervisor_pss_bytes)
+    for actor in tree.actors:
+        yield from _actor_samples(actor)
+        for key, value in actor.counters.items():
+            name, brace, labels = key.partition("{")
+            if name == _EXPIRY_AT:
+                yield Sample(series=f"{_EXPIRY_IN}{brace}{labels}", value=value - now_unix_s)
+            else:
+                yield Sample(series=key, value=value)
+    yield from _process_samples(tree, supervisor_pid)
+
+
+def _actor_samples(actor: ActorState) -> Iterator[Sample]:
+    values = {
+        "actor_restarts_total": actor.restarts,
+        "actor_ready": int(actor.ready),
+        "actor_pss_bytes": actor.pss_bytes,
+        "actor_private_memory_bytes": actor.private_bytes,
+        "actor_heartbeat_age_seconds": actor.heartbeat_age_s,
+        "actor_mailbox_depth": actor.mailbox_depth,
+        "actor_descriptors": actor.descriptors,
+    }
+    for name, value in values.items():
+        yield Sample(series=series(name, actor=actor.role), value=value)
+
+
+def _process_samples(tree: TreeState, supervisor_pid: int) -> Iterator[Sample]:
+    pids = [supervisor_pid, *(actor.pid for actor in tree.actors if actor.pid)]
+    resident = tree.supervisor_pss_bytes + sum(actor.pss_bytes for actor in tree.actors)
+    descriptors = _descriptors(supervisor_pid) + sum(actor.descriptors for actor in tree.actors)
+    return process_samples(pids, main_pid=supervisor_pid, resident_bytes=resident, descriptors=descriptors)
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0  # the supervisor guards keys and does not let itself be looked into

@@ -1,0 +1,190 @@
+"""UpstreamXdsActor: for each of Envoy's ADS streams one stream to istiod."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors.messages.cert import TrustBundle
+from actors.messages.control import PeerRestarted
+from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
+from actors.messages.xds import (
+    NameTable,
+    ReplayWanted,
+    Request,
+    Response,
+    ResponseTaken,
+    StreamClosed,
+    StreamId,
+    StreamOpened,
+    StreamsHeld,
+)
+from actors.runtime.actor import RuntimeActor
+from actors.runtime.context import Context
+from actors.runtime.roles import Role
+from pilot_agent.log import get_logger
+from pilot_agent.xds import type_urls
+from pilot_agent.xds.dialer import Dialer
+from pilot_agent.xds.istiod_stream import Health, IstiodStream
+from pilot_agent.xds.options import XdsOptions
+
+_log = get_logger("xdsproxy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamNotes:
+    """What outlives this actor: the last verdict on the application."""
+
+    has_verdict: bool
+    error: str | None  # None: healthy
+
+
+class UpstreamXdsActor(RuntimeActor):
+    """Keeps a stream to istiod open for each of Envoy's, leg after leg, and consumes NDS and PCDS.
+
+    Messages of a stream never pass the mailbox, so that their order is that of the channel.
+
+    Crash policy: the streams to istiod are lost. DownstreamXdsActor, which knows what Envoy has
+    subscribed to, has a successor open them again; the application's health is in the notebook.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._options = context.settings(XdsOptions)
+        self._health = Health()
+        notes = context.notebook.restore(UpstreamNotes)
+        if notes is not None and notes.has_verdict:
+            self._health.set(notes.error)
+        self._streams = streams = Streams(context, self._options, self._health)
+        # Here and not in on_start: channels are read as soon as the actor is made.
+        context.on_channel(StreamOpened, streams.on_opened)
+        context.on_channel(Request, streams.on_request)
+        context.on_channel(ResponseTaken, streams.on_taken)
+        context.on_channel(StreamClosed, streams.on_closed)
+        context.on_channel(StreamsHeld, streams.on_held)
+
+    def on_start(self) -> None:
+        address, cluster = self._options.upstream_address, self._options.cluster_id
+        _log.info(f'Initializing with upstream address "{address}" and cluster "{cluster}"')
+        self.context.ready()
+
+    def on_message(self, message: object) -> object:
+        match message:
+            case WorkloadHealthy():
+                self._note_health(None)
+            case WorkloadUnhealthy():
+                self._note_health(message.message)
+            case PeerRestarted(role=Role.DOWNSTREAM_XDS):
+                self._streams.drop(lambda stream: stream.incarnation < message.incarnation)
+            case PeerRestarted():
+                pass
+            case _:
+                _log.error(f"unknown message {type(message).__name__} skipped")
+        return None
+
+    def quit(self, deadline_s: float) -> None:
+        self._streams.end_all(deadline_s)
+
+    def _note_health(self, error: str | None) -> None:
+        self._health.set(error)
+        self.context.notebook.save(UpstreamNotes(has_verdict=True, error=error))
+        self._streams.report_health()
+
+
+class Streams:
+    """The streams to istiod, by Envoy's stream. Thread-safe."""
+
+    def __init__(self, context: Context, options: XdsOptions, health: Health) -> None:
+        self._context, self._options, self._health = context, options, health
+        self._dialer = Dialer(options)
+        self._lock = threading.Lock()
+        self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
+
+    def on_opened(self, _: Role, message: StreamOpened) -> None:
+        with self._lock:
+            known = self._open.get(message.stream)
+            stream = known[1] if known else self._make(message)
+            stream.open(message.leg)
+            if known is None:
+                self._open[message.stream] = message, stream, self._start(stream)
+
+    def on_request(self, _: Role, message: Request) -> None:
+        known = self._open.get(message.stream)
+        if known is not None:
+            known[1].request(message.body)
+
+    def on_taken(self, _: Role, message: ResponseTaken) -> None:
+        known = self._open.get(message.stream)
+        if known is not None:
+            known[1].taken(message.leg)
+
+    def on_closed(self, _: Role, message: StreamClosed) -> None:
+        self.drop(lambda stream: stream == message.stream)
+
+    def on_held(self, _: Role, message: StreamsHeld) -> None:
+        self.drop(lambda stream: stream not in message.streams)
+
+    def drop(self, is_gone: Callable[[StreamId], bool]) -> None:
+        """End the streams whose other end is gone."""
+        with self._lock:
+            for identity in [each for each in self._open if is_gone(each)]:
+                self._open.pop(identity)[1].close()
+
+    def report_health(self) -> None:
+        """Tell istiod once, on the stream of the newest Envoy; every new leg tells it anyway."""
+        with self._lock:
+            if self._open:
+                newest = max(self._open.values(), key=lambda each: (each[0].generation, each[0].stream))
+                newest[1].report_health()
+
+    def end_all(self, deadline_s: float) -> None:
+        """End all streams and wait for their threads, `deadline_s` at most."""
+        with self._lock:
+            ending = list(self._open.values())
+            self._open.clear()
+        for _, stream, _ in ending:
+            stream.close()
+        for _, _, thread in ending:
+            thread.join(deadline_s / len(ending))
+
+    def _make(self, opened: StreamOpened) -> IstiodStream:
+        options = self._options
+        wanted = {
+            type_urls.NAME_TABLE: options.wants_name_table,
+            type_urls.PROXY_CONFIG: options.wants_trust_bundle,
+        }
+        return IstiodStream(
+            variant=opened.variant,
+            name=opened.stream.label,
+            address=options.upstream_address,
+            dialer=self._dialer,
+            port=_Port(self._context, opened.stream),
+            health=self._health,
+            consumes=tuple(type_url for type_url, is_wanted in wanted.items() if is_wanted),
+        )
+
+    def _start(self, stream: IstiodStream) -> threading.Thread:
+        thread = threading.Thread(target=stream.run, name=f"istiod-{stream.name}", daemon=True)
+        thread.start()
+        return thread
+
+
+class _Port:
+    """Sends one stream's events to whom they concern."""
+
+    def __init__(self, context: Context, identity: StreamId) -> None:
+        self._context, self._identity = context, identity
+
+    def response(self, leg: int, body: bytes) -> None:
+        self._context.send(Role.DOWNSTREAM_XDS, Response(stream=self._identity, leg=leg, body=body))
+
+    def replay(self, leg: int) -> None:
+        self._context.send(Role.DOWNSTREAM_XDS, ReplayWanted(stream=self._identity, leg=leg))
+
+    def name_table(self, body: bytes) -> None:
+        self._context.send(Role.DNS, NameTable(body=body))
+
+    def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None:
+        self._context.send(Role.CERT, TrustBundle(ca_certificates_pem=ca_certificates_pem))
+
+    def count(self, name: str, **labels: str) -> None:
+        self._context.count(name, 1.0, **labels)
