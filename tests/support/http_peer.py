@@ -8,15 +8,17 @@ from typing import Self
 
 
 class HttpPeer:
-    """Accepts on a free port; each connection gets `answer(request bytes)`, then it is closed.
+    """Accepts on a port, a free one unless given; each connection gets `answer(request)`, then it is closed.
 
     An answer of None keeps the connection open and silent until the peer is closed.
     """
 
-    def __init__(self, answer: Callable[[bytes], bytes | None], host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, answer: Callable[[bytes], bytes | None], host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self._answer = answer
         self._listener = socket.create_server(
-            (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
         self.host = host
         self.port: int = self._listener.getsockname()[1]
