@@ -1,0 +1,400 @@
+"""The life of Envoy's generations: start, LIVE, restart, crash, and an old epoch's end.
+
+At most two generations are there at once. A new one comes in one of three ways:
+
+- cold: nobody is there; epoch 0 of a fresh base id;
+- hot: epoch N+1 of the same base id takes over listeners and admin port, and ends its parent;
+- overlapping: where the base id is spoiled, epoch 0 of a fresh one beside the running generation, on a
+  temporary admin port; once it is LIVE the old one is drained and ended, and a hot restart follows that
+  brings the admin port back.
+"""
+
+import signal
+from dataclasses import replace
+from typing import Final
+
+from pilot_agent.environment import go_duration
+from pilot_agent.envoy import ending
+from pilot_agent.envoy.model import (
+    NEVER,
+    Announce,
+    Begun,
+    Count,
+    Drain,
+    DrainWanted,
+    Exited,
+    Fail,
+    Found,
+    Generation,
+    Phase,
+    Prepare,
+    Prepared,
+    RestartWanted,
+    SeenLive,
+    Signal,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Watch,
+)
+from pilot_agent.envoy.turn import KILL_GRACE_S, Turn
+from pilot_agent.envoy.wait_status import describe, is_kill, is_success
+
+OLD_EPOCH_GRACE_S: Final = 5.0
+"""How long after its parent shutdown an old epoch may still be there before it gets SIGTERM."""
+
+ADMIN_PORT_REASON: Final = "admin_port"
+ROTATION_REASON: Final = "rotation"
+
+
+def begun(turn: Turn, _: Begun) -> None:
+    """Start the first Envoy."""
+    if turn.state.next_generation == 0:
+        _start_cold(turn)
+
+
+def found(turn: Turn, event: Found) -> None:
+    """Take up the generations again after EnvoyActor was restarted. No Envoy is restarted for that."""
+    processes = {each.generation: each for each in event.running}
+    for known in turn.state.generations:
+        process = processes.pop(known.generation, None)
+        _take_up(turn, known, process)
+    for unknown in processes.values():
+        turn.put(unknown)
+        turn.change(next_generation=max(turn.state.next_generation, unknown.generation + 1))
+        turn.do(Watch(generation=unknown))
+    ending.resumed(turn)
+    state = turn.state
+    if state.ending is None and not state.generations and state.start_at_s == NEVER:
+        _start_cold(turn)
+
+
+def prepared(turn: Turn, event: Prepared) -> None:
+    """Have a prepared generation spawned, unless it is refused or no longer wanted."""
+    known = turn.find(event.generation)
+    if known is None or known.phase is not Phase.PREPARING:
+        return
+    known = replace(
+        known,
+        base_id=event.base_id,
+        admin_port=event.admin_port,
+        bootstrap_path=event.bootstrap_path,
+    )
+    if event.refusal:
+        turn.put(known)
+        turn.drop(known)
+        _not_prepared(turn, known, event.refusal)
+        return
+    known = replace(known, phase=Phase.SPAWNING)
+    turn.put(known)
+    turn.do(Spawn(generation=known))
+
+
+def spawned(turn: Turn, event: Spawned) -> None:
+    """Note the process, and watch it until it is LIVE."""
+    known = turn.find(event.generation)
+    if known is None:
+        _spawned_unwanted(turn, event)
+        return
+    if known.is_running:
+        return
+    known = replace(known, phase=Phase.INITIALIZING, pid=event.pid, create_time=event.create_time)
+    turn.put(known)
+    turn.do(Announce(what="started", generation=known), Watch(generation=known))
+    if known.is_hot and turn.find(known.replaces) is None:
+        _kill_orphan(turn, known)
+
+
+def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
+    """Give up a generation that could not be executed. Trying the same again cannot help."""
+    known = turn.find(event.generation)
+    if known is None or known.is_running:
+        return
+    turn.drop(known)
+    if turn.state.ending is not None:
+        return
+    turn.error(f"Envoy exited with error: {event.reason}")
+    if turn.running:
+        _refused(turn, "failed", known.reason, event.reason)
+    else:
+        ending.envoy_is_over(turn, "Envoy could not be started")
+
+
+def seen_live(turn: Turn, event: SeenLive) -> None:
+    """Let the new generation be the serving one, and the old one end."""
+    known = turn.find(event.generation)
+    if known is None or known.phase is not Phase.INITIALIZING or not known.is_running:
+        return
+    known = replace(known, phase=Phase.LIVE)
+    turn.put(known)
+    turn.do(Announce(what="live", generation=known))
+    if turn.state.ending is not None:
+        return
+    for old in turn.running:
+        if old.generation < known.generation and old.phase is not Phase.DRAINING:
+            _retire(turn, old, known)
+    if known.reason:
+        turn.change(attempts=0, retry_at_s=NEVER)
+        turn.do(Count(name="hot_restarts", reason=known.reason))
+        turn.info(f"Envoy epoch {known.epoch} is live ({known.reason}), pid {known.pid}")
+    _try_restart(turn)
+
+
+def exited(turn: Turn, event: Exited) -> None:
+    """Decide what an end means: planned, a failed epoch, or a crash."""
+    gone = turn.find(event.generation)
+    if gone is None:
+        turn.change(next_generation=max(turn.state.next_generation, event.generation + 1))
+        return
+    words = "its end was not seen" if event.status is None else describe(event.status)
+    turn.drop(gone)
+    turn.do(Announce(what="exited", generation=gone, status=words))
+    if turn.state.ending is not None:
+        ending.exited(turn)
+    elif gone.phase is Phase.DRAINING:
+        turn.info(f"Envoy epoch {gone.epoch} ended: {words}")
+        _old_is_gone(turn)
+    elif any(each.phase is Phase.LIVE for each in turn.running):
+        _epoch_failed(turn, gone, words)
+    else:
+        _serving_is_gone(turn, gone, event.status, words)
+
+
+def restart_wanted(turn: Turn, event: RestartWanted) -> None:
+    """Note that a new epoch is wanted; those that come together are one restart."""
+    if turn.state.ending is not None or turn.state.drained:
+        _refusal(turn, "draining", event.reason, "the agent is draining")
+    elif not turn.policy.hot_restart:
+        _refusal(turn, "disabled", event.reason, "hot restart is off")
+    elif event.reason == ROTATION_REASON and _is_starting(turn):
+        turn.info("The Envoy that is being started gets the new certificate: no further restart for it")
+    else:
+        turn.change(wanted=_joined(turn.state.wanted, event.reason), retry_at_s=NEVER)
+        blocked = _blocked(turn)
+        if blocked:
+            _refusal(turn, blocked[0], event.reason, f"{blocked[1]}; tried again then")
+        _try_restart(turn)
+
+
+def drain_wanted(turn: Turn, _: DrainWanted) -> None:
+    """Drain the listeners, and leave Envoy up; a later quit then has nothing to wait for."""
+    serving = turn.serving
+    turn.change(drained=True, wanted="", retry_at_s=NEVER)
+    if serving is not None and turn.state.ending is None:
+        turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=True))
+
+
+def woken(turn: Turn) -> None:
+    """Do what is due by now."""
+    state = turn.state
+    if state.ending is not None:
+        return
+    if turn.now_s >= state.start_at_s:
+        turn.change(start_at_s=NEVER)
+        _start_cold(turn)
+    if turn.now_s >= state.retry_at_s:
+        turn.change(retry_at_s=NEVER)
+        _try_restart(turn)
+    for old in [each for each in turn.running if turn.now_s >= each.due_s]:
+        _push_out(turn, old)
+
+
+def _take_up(turn: Turn, known: Generation, process: Generation | None) -> None:
+    if known.phase is Phase.PREPARING:
+        turn.do(Prepare(generation=known, validate=known.replaces >= 0))
+    elif process is None and known.phase is Phase.SPAWNING:
+        turn.do(Spawn(generation=known))
+    elif process is None:
+        exited(turn, Exited(generation=known.generation, status=None))
+    elif known.phase is Phase.SPAWNING:
+        spawned(
+            turn,
+            Spawned(generation=known.generation, pid=process.pid, create_time=process.create_time),
+        )
+    else:
+        if known.phase is Phase.INITIALIZING:
+            turn.do(Watch(generation=known))
+        if known.signal:
+            turn.do(Signal(generation=known, signal=known.signal))
+
+
+def _start_cold(turn: Turn) -> None:
+    _prepare_new(turn, epoch=0, base_id=0, admin_port=turn.policy.admin_port, reason="", replaces=-1)
+
+
+def _prepare_new(
+    turn: Turn, *, epoch: int, base_id: int, admin_port: int, reason: str, replaces: int
+) -> None:
+    new = Generation(
+        generation=turn.state.next_generation,
+        epoch=epoch,
+        base_id=base_id,
+        admin_port=admin_port,
+        phase=Phase.PREPARING,
+        reason=reason,
+        replaces=replaces,
+    )
+    turn.change(next_generation=new.generation + 1)
+    turn.put(new)
+    turn.do(Prepare(generation=new, validate=replaces >= 0))
+
+
+def _blocked(turn: Turn) -> tuple[str, str] | None:
+    """Return why no restart can begin now: a word for the counter, and words for a person."""
+    generations = turn.state.generations
+    if len(generations) > 1:
+        return "in_flight", "another restart is in flight"
+    if not generations or generations[0].phase is not Phase.LIVE:
+        return "not_live", "Envoy is not LIVE"
+    return None
+
+
+def _is_starting(turn: Turn) -> bool:
+    """Whether an Envoy is about to come that has no connections with the old certificate."""
+    phases = (Phase.PREPARING, Phase.SPAWNING, Phase.INITIALIZING)
+    return turn.state.start_at_s != NEVER or any(each.phase in phases for each in turn.state.generations)
+
+
+def _try_restart(turn: Turn) -> None:
+    state = turn.state
+    waits = state.retry_at_s != NEVER
+    if not state.wanted or waits or state.ending or state.drained or _blocked(turn):
+        return
+    old = state.generations[0]
+    turn.change(wanted="")
+    if old.base_id and old.base_id != state.spoiled_base_id:
+        turn.info(f"Hot restart of Envoy ({state.wanted}): epoch {old.epoch} to {old.epoch + 1}")
+        _prepare_new(
+            turn,
+            epoch=old.epoch + 1,
+            base_id=old.base_id,
+            admin_port=turn.policy.admin_port,
+            reason=state.wanted,
+            replaces=old.generation,
+        )
+    else:
+        turn.info(f"Restart of Envoy ({state.wanted}): a fresh base id beside epoch {old.epoch}")
+        _prepare_new(turn, epoch=0, base_id=0, admin_port=0, reason=state.wanted, replaces=old.generation)
+
+
+def _not_prepared(turn: Turn, known: Generation, refusal: str) -> None:
+    if turn.state.ending is not None:
+        return
+    if known.replaces >= 0 and turn.running:
+        _refused(turn, "refused", known.reason, refusal)
+    elif known.generation == 0:
+        turn.do(Fail(reason=refusal))
+    else:
+        turn.error(refusal)
+        _start_again(turn, refusal)
+
+
+def _refused(turn: Turn, word: str, reason: str, why: str) -> None:
+    """Keep the running epoch, and try again later."""
+    attempts = turn.state.attempts + 1
+    wait_s = turn.waits.hot_restart_s(attempts)
+    turn.change(wanted=_joined(reason, turn.state.wanted), attempts=attempts, retry_at_s=turn.now_s + wait_s)
+    _refusal(turn, word, reason, f"{why}; tried again in {go_duration(round(wait_s, 1))}")
+
+
+def _refusal(turn: Turn, word: str, wanted: str, why: str) -> None:
+    turn.warn(f"Restart of Envoy ({wanted}) not possible now, the running epoch stays: {why}")
+    turn.do(Count(name="hot_restart_refused", reason=word))
+
+
+def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
+    due_s = turn.now_s + turn.policy.parent_shutdown_s + OLD_EPOCH_GRACE_S
+    if not successor.is_hot:  # nobody but us tells it to drain, and to end
+        due_s = turn.now_s + turn.policy.parent_shutdown_s
+        turn.do(Drain(admin_port=old.admin_port, inbound_only=False, skip_exit=False))
+    turn.put(replace(old, phase=Phase.DRAINING, due_s=due_s))
+
+
+def _push_out(turn: Turn, old: Generation) -> None:
+    number = signal.SIGKILL if old.signal == signal.SIGTERM else signal.SIGTERM
+    due_s = NEVER if number is signal.SIGKILL else turn.now_s + KILL_GRACE_S
+    turn.put(replace(old, signal=int(number), due_s=due_s))
+    turn.do(Signal(generation=old, signal=int(number)))
+
+
+def _old_is_gone(turn: Turn) -> None:
+    live = next((each for each in turn.running if each.phase is Phase.LIVE), None)
+    if live is not None and live.admin_port != turn.policy.admin_port:
+        turn.change(wanted=_joined(turn.state.wanted, ADMIN_PORT_REASON))
+    _try_restart(turn)
+
+
+def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
+    if gone.is_hot:
+        turn.change(spoiled_base_id=gone.base_id)
+    _refused(turn, "failed", gone.reason, f"epoch {gone.epoch} of it ended before it was LIVE: {words}")
+
+
+def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: str) -> None:
+    for unborn in [each for each in turn.state.generations if not each.is_running]:
+        if unborn.phase is Phase.PREPARING:
+            turn.drop(unborn)
+    began = gone.phase is Phase.LIVE or gone.replaces < 0  # a takeover that gives up is no normal end
+    if status is not None and is_success(status) and began:
+        turn.info("Envoy exited normally")
+        ending.envoy_is_over(turn, "Envoy exited normally")
+        return
+    if status is not None and is_kill(status) and not gone.signal:
+        turn.warn("Envoy may have been out of memory killed. Check memory usage and limits.")
+    turn.error(f"Envoy exited with error: {words}")
+    successors = [each for each in turn.state.generations if each.phase is not Phase.DRAINING]
+    for orphan in successors:
+        if orphan.is_hot and orphan.is_running:
+            _kill_orphan(turn, orphan)
+    if not turn.policy.restart_on_failure:
+        ending.envoy_is_over(turn, f"Envoy exited with error: {words}")
+    elif not successors:
+        _start_again(turn, f"Envoy exited with error: {words}")
+
+
+def _start_again(turn: Turn, why: str) -> None:
+    """Start a crashed Envoy again after a wait, as long as the budget of the window allows it."""
+    policy = turn.policy
+    window = tuple(at for at in turn.state.crashes_s if at > turn.now_s - policy.crash_window_s)
+    crashes = (*window, turn.now_s)
+    turn.change(crashes_s=crashes, wanted="", retry_at_s=NEVER, attempts=0)
+    if len(crashes) > policy.crash_budget:
+        turn.error(
+            f"Envoy failed {len(crashes)} times within {go_duration(policy.crash_window_s)}, "
+            f"at most {policy.crash_budget} are answered with a restart: the agent ends"
+        )
+        ending.envoy_is_over(turn, why)
+        return
+    wait_s = turn.waits.crash_s(len(crashes))
+    turn.change(start_at_s=turn.now_s + wait_s)
+    turn.do(Count(name="envoy_restarts", reason="failure"))
+    turn.error(
+        f"Envoy is started again in {go_duration(round(wait_s, 3))} "
+        f"(restart {len(crashes)} of at most {policy.crash_budget} in {go_duration(policy.crash_window_s)})"
+    )
+
+
+def _kill_orphan(turn: Turn, orphan: Generation) -> None:
+    """Kill a hot restart whose parent is gone: it would wait 10 s for it and then abort (Envoy 1.40)."""
+    turn.put(replace(orphan, signal=int(signal.SIGKILL)))
+    turn.do(Signal(generation=orphan, signal=int(signal.SIGKILL)))
+
+
+def _spawned_unwanted(turn: Turn, event: Spawned) -> None:
+    """Kill what was spawned after it had been given up: a quit during the start starts no Envoy."""
+    unwanted = Generation(
+        generation=event.generation,
+        epoch=0,
+        base_id=0,
+        admin_port=turn.policy.admin_port,
+        phase=Phase.INITIALIZING,
+        pid=event.pid,
+        create_time=event.create_time,
+    )
+    turn.do(Signal(generation=unwanted, signal=int(signal.SIGKILL)))
+
+
+def _joined(first: str, second: str) -> str:
+    """Return both reasons, each once."""
+    words = [*filter(None, first.split("+")), *filter(None, second.split("+"))]
+    return "+".join(dict.fromkeys(words))

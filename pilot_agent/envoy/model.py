@@ -1,0 +1,328 @@
+"""The words in which Envoy's life is decided: what is so (State), what happened (Event), what to do (Action).
+
+All of it is data. Times are seconds of the machine's monotonic clock, which goes on while an actor is
+restarted, so a deadline that was noted still means the same moment.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+NEVER: Final = float("inf")
+
+
+class Phase(StrEnum):
+    """How far one generation is; an ended one is no longer in the state."""
+
+    PREPARING = "preparing"  # base id, bootstrap file, validation
+    SPAWNING = "spawning"  # asked for, no pid yet
+    INITIALIZING = "initializing"  # runs, not LIVE
+    LIVE = "live"
+    DRAINING = "draining"  # a newer one is LIVE; ends by itself, or at `due_s`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One Envoy: its number never comes again in the agent's life, its epoch does with another base id."""
+
+    generation: int
+    epoch: int
+    base_id: int  # 0: not drawn yet, or hot restart is off
+    admin_port: int  # 0: a temporary free one, not chosen yet
+    phase: Phase
+    reason: str = ""  # why it was wanted; empty for the first
+    replaces: int = -1  # the generation that it takes over from; -1: a cold start with nobody there
+    bootstrap_path: str = ""
+    pid: int = 0
+    create_time: float = 0.0
+    signal: int = 0  # the last one sent
+    due_s: float = NEVER  # when the next signal is due
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self.pid > 0
+
+    @property
+    def is_hot(self) -> bool:
+        """Whether it takes over sockets and statistics from its parent."""
+        return self.epoch > 0
+
+
+class Stage(StrEnum):
+    """How far the agent's planned end is."""
+
+    POSTING = "posting"  # the drain call is on its way
+    WAITING = "waiting"  # terminationDrainDuration
+    MINIMUM = "minimum"  # MINIMUM_DRAIN_DURATION
+    POLLING = "polling"  # connections are counted every second
+    TERMINATING = "terminating"  # SIGTERM sent
+    KILLING = "killing"  # SIGKILL sent
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The agent's planned end."""
+
+    cause: str
+    stage: Stage
+    until_s: float  # end of this stage
+    limit_s: float = NEVER  # no drain goes on beyond it
+    errors: int = 0  # failed counts of connections in a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """All that EnvoyActor must not forget; kept in its notebook."""
+
+    generations: tuple[Generation, ...] = ()  # oldest first
+    next_generation: int = 0
+    spoiled_base_id: int = 0  # an epoch of it failed to start: no hot restart succeeds with it
+    wanted: str = ""  # why a restart is wanted that has not begun; rotations add up to one
+    attempts: int = 0  # refused or failed restarts since the last success
+    retry_at_s: float = NEVER
+    crashes_s: tuple[float, ...] = ()  # when Envoy crashed, within the window
+    start_at_s: float = NEVER  # when a crashed Envoy is started again
+    drained: bool = False  # by an operator; a quit has nothing to wait for
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the machine must know of the configuration."""
+
+    hot_restart: bool
+    restart_on_failure: bool = True
+    admin_port: int = 15000
+    inbound_only: bool = True
+    parent_shutdown_s: float = 60.0
+    termination_drain_s: float = 5.0
+    minimum_drain_s: float = 5.0
+    exit_on_zero_active_connections: bool = False
+    crash_budget: int = 10  # crashes in the window that are answered with a restart
+    crash_window_s: float = 300.0
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """The agent starts: there is no Envoy yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """EnvoyActor lives again: these generations have a process, the state is from the notebook."""
+
+    running: tuple[Generation, ...]  # one that the state does not know is taken as it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """A moment that was waited for may be there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The files of a generation are in place, or there is a refusal: the whole text of an error."""
+
+    generation: int
+    base_id: int = 0
+    admin_port: int = 0
+    bootstrap_path: str = ""
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawned:
+    generation: int
+    pid: int
+    create_time: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpawnFailed:
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenLive:
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    generation: int
+    status: int | None  # wait status; None: nobody saw it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartWanted:
+    """A new epoch is wanted: `rotation`, `signal`, `operator`, `admin_port`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainWanted:
+    """An operator wants the listeners drained and Envoy kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuitWanted:
+    """The agent is to end."""
+
+    cause: str
+    at_once: bool = False  # without a drain
+    within_s: float = NEVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainAnswered:
+    """The drain call came back."""
+
+    admin_port: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionsCounted:
+    """An answer about active connections."""
+
+    active: int | None = None  # None without an error: Envoy has no such statistics
+    error: str = ""
+
+
+Event = (
+    Begun
+    | Found
+    | Woken
+    | Prepared
+    | Spawned
+    | SpawnFailed
+    | SeenLive
+    | Exited
+    | RestartWanted
+    | DrainWanted
+    | QuitWanted
+    | DrainAnswered
+    | ConnectionsCounted
+)
+
+
+# Actions: what to do, in this order.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """Draw a base id where it is 0 and needed, choose the admin port where it is 0, write the bootstrap.
+
+    With `validate` Envoy is asked first whether it would start, and the machine whether it can bear a second
+    one: any reason against it comes back as `Prepared.refusal`.
+    """
+
+    generation: Generation
+    validate: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawn:
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Ask its admin port until it is LIVE."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    generation: Generation
+    signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clear:
+    """Remove the files of a generation that is no more; those of its base id too where it was the last."""
+
+    generation: Generation
+    base_id_is_free: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Call drain_listeners; reply: DrainAnswered."""
+
+    admin_port: int
+    inbound_only: bool
+    skip_exit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountConnections:
+    """Reply: ConnectionsCounted."""
+
+    admin_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announce:
+    """Tell the others what became of a generation."""
+
+    what: Literal["started", "live", "exited"]
+    generation: Generation
+    status: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnounceDraining:
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    level: Literal["info", "warn", "error"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Add one to a counter; the label is always `reason`."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndAgent:
+    reason: str
+    exit_status: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """The agent cannot work as configured."""
+
+    reason: str
+
+
+Action = (
+    Prepare
+    | Spawn
+    | Watch
+    | Signal
+    | Clear
+    | Drain
+    | CountConnections
+    | Announce
+    | AnnounceDraining
+    | Log
+    | Count
+    | EndAgent
+    | Fail
+)

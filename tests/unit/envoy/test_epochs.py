@@ -1,0 +1,457 @@
+"""What becomes of Envoy's generations, as tables: what happened, and what is done about it."""
+
+from signal import SIGKILL, SIGTERM
+
+import msgspec
+import pytest
+
+from pilot_agent.envoy.model import (
+    NEVER,
+    Announce,
+    Begun,
+    Clear,
+    Count,
+    Drain,
+    DrainWanted,
+    EndAgent,
+    Fail,
+    Found,
+    Generation,
+    Phase,
+    Policy,
+    Prepare,
+    Prepared,
+    QuitWanted,
+    RestartWanted,
+    SeenLive,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    State,
+    Watch,
+)
+from tests.support.envoy_life import EXIT_0, EXIT_1, KILLED, TERMINATED, Life
+
+
+def test_the_first_envoy_is_prepared_spawned_watched_and_announced() -> None:
+    life = Life().on(Begun())
+    (prepare,) = life.did(Prepare)
+    assert (prepare.generation.generation, prepare.generation.epoch, prepare.validate) == (0, 0, False)
+
+    (spawn,) = life.prepare(0).did(Spawn)
+    assert (spawn.generation.base_id, spawn.generation.admin_port) == (700, 15000)
+    assert life.phases == {0: Phase.SPAWNING}
+
+    life.spawn(0)
+    assert [each.what for each in life.did(Announce)] == ["started"]
+    assert life.did(Watch)[0].generation.pid == 100
+
+    life.on(SeenLive(generation=0))
+    assert [each.what for each in life.did(Announce)] == ["live"]
+    assert life.phases == {0: Phase.LIVE}
+    assert life.wakes_in_s == NEVER
+
+
+def test_a_second_begin_starts_nothing() -> None:
+    assert Life().live().on(Begun()).actions == []
+
+
+def test_a_bootstrap_that_cannot_be_made_at_the_first_start_ends_the_agent_with_an_error() -> None:
+    life = Life().on(Begun()).on(Prepared(generation=0, refusal="failed to initialize envoy agent: no"))
+    (fail,) = life.did(Fail)
+    assert fail.reason == "failed to initialize envoy agent: no"
+    assert life.phases == {}
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(hot_restart=True), Policy(hot_restart=False, restart_on_failure=False)]
+)
+def test_an_envoy_that_cannot_be_executed_ends_the_agent_with_0_and_is_not_tried_again(
+    policy: Policy,
+) -> None:
+    life = Life(policy=policy).on(Begun()).prepare(0)
+    life.on(SpawnFailed(generation=0, reason="fork/exec /x/envoy: no such file or directory"))
+    assert ("error", "Envoy exited with error: fork/exec /x/envoy: no such file or directory") in life.lines
+    assert [each.exit_status for each in life.did(EndAgent)] == [0]
+    assert life.wakes_in_s == NEVER
+
+
+# An end: (policy, wait status) -> what the log says, and whether it is started again.
+
+ENDS = {
+    "exit 0 ends the agent": (True, EXIT_0, [("info", "Envoy exited normally")], False),
+    "exit 1 is started again": (True, EXIT_1, [("error", "Envoy exited with error: exit status 1")], True),
+    "SIGKILL may be memory": (
+        True,
+        KILLED,
+        [
+            ("warn", "Envoy may have been out of memory killed. Check memory usage and limits."),
+            ("error", "Envoy exited with error: signal: killed"),
+        ],
+        True,
+    ),
+    "SIGTERM of somebody else": (
+        True,
+        TERMINATED,
+        [("error", "Envoy exited with error: signal: terminated")],
+        True,
+    ),
+    "an end that nobody saw": (
+        True,
+        None,
+        [("error", "Envoy exited with error: its end was not seen")],
+        True,
+    ),
+    "policy never, exit 0": (False, EXIT_0, [("info", "Envoy exited normally")], False),
+    "policy never, exit 1": (False, EXIT_1, [("error", "Envoy exited with error: exit status 1")], False),
+}
+
+
+@pytest.mark.parametrize("phase", [Phase.INITIALIZING, Phase.LIVE])
+@pytest.mark.parametrize(("restarts", "status", "lines", "again"), ENDS.values(), ids=ENDS.keys())
+def test_what_an_end_of_envoy_means(
+    phase: Phase, restarts: bool, status: int | None, lines: list[tuple[str, str]], again: bool
+) -> None:
+    life = Life(policy=Policy(hot_restart=True, restart_on_failure=restarts)).start()
+    if phase is Phase.LIVE:
+        life.on(SeenLive(generation=0))
+    life.end(0, status)
+
+    assert life.lines[: len(lines)] == lines
+    (clear,) = life.did(Clear)
+    assert (clear.generation.bootstrap_path, clear.base_id_is_free) == ("envoy-rev0.json", True)
+    if again:
+        assert life.did(EndAgent) == []
+        assert life.wakes_in_s == 0.2
+        (prepare,) = life.sleep(0.2).did(Prepare)
+        assert (prepare.generation.generation, prepare.generation.epoch, prepare.generation.base_id) == (
+            1,
+            0,
+            0,
+        )
+        assert not prepare.validate
+    else:
+        assert [each.exit_status for each in life.did(EndAgent)] == [0]
+        assert life.lines[-1] == ("info", "Agent has successfully terminated")
+        assert life.wakes_in_s == NEVER
+
+
+def test_the_wait_grows_with_each_crash_and_the_budget_of_the_window_ends_the_agent() -> None:
+    life = Life(policy=Policy(hot_restart=True, crash_budget=3))
+    life.start()
+    waits = []
+    for generation in range(3):
+        life.end(generation, EXIT_1)
+        waits.append(life.wakes_in_s)
+        life.sleep(waits[-1]).start(generation + 1)
+    assert waits == [0.2, 0.4, 0.8]
+
+    life.end(3, EXIT_1)
+    assert [each.exit_status for each in life.did(EndAgent)] == [0]
+    assert any(
+        "at most 3 are answered with a restart" in text for level, text in life.lines if level == "error"
+    )
+
+
+def test_crashes_before_the_window_are_forgotten() -> None:
+    life = Life(policy=Policy(hot_restart=True, crash_budget=1)).start()
+    life.end(0, EXIT_1).sleep(0.2).live(1).sleep(301)
+    life.end(1, EXIT_1)
+    assert life.wakes_in_s == 0.2
+    assert life.did(EndAgent) == []
+
+
+def test_a_crashed_envoy_whose_bootstrap_cannot_be_written_is_tried_again_within_the_budget() -> None:
+    life = Life().live().end(0, EXIT_1).sleep(0.2)
+    life.on(Prepared(generation=1, refusal="etc/istio/proxy/envoy-rev1.json: No space left on device"))
+    assert life.did(Fail) == []
+    assert life.wakes_in_s == 0.4
+    assert life.sleep(0.4).did(Prepare)
+
+
+# Hot restart
+
+
+def test_a_rotation_starts_the_next_epoch_of_the_same_base_id_and_validates_it_first() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation"))
+    (prepare,) = life.did(Prepare)
+    new = prepare.generation
+    assert (new.generation, new.epoch, new.base_id, new.admin_port, new.replaces) == (1, 1, 700, 15000, 0)
+    assert prepare.validate
+    assert life.phases == {0: Phase.LIVE, 1: Phase.PREPARING}
+
+
+def test_the_old_epoch_drains_when_the_new_one_is_live_and_its_end_is_no_crash() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1)
+    assert life.phases == {0: Phase.DRAINING, 1: Phase.LIVE}
+    assert life.did(Count) == [Count(name="hot_restarts", reason="rotation")]
+    assert life.did(Drain) == []  # Envoy's own hot restart does that
+
+    life.sleep(60).end(0, EXIT_0)
+    assert ("info", "Envoy epoch 0 ended: exit status 0") in life.lines
+    assert life.did(Clear)[0].base_id_is_free is False
+    assert life.phases == {1: Phase.LIVE}
+    assert life.wakes_in_s == NEVER
+
+
+def test_an_old_epoch_that_does_not_end_by_itself_gets_sigterm_and_then_sigkill() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1)
+    assert life.wakes_in_s == 65
+    assert life.sleep(65).signals == [(0, SIGTERM)]
+    assert life.sleep(5).signals == [(0, SIGKILL)]
+    assert life.wakes_in_s == NEVER
+    life.end(0, KILLED)
+    assert not any(level == "error" for level, _ in life.lines)
+
+
+def test_wishes_that_come_together_are_one_restart() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation"))
+    for reason in ("rotation", "signal", "operator", "signal"):
+        assert life.on(RestartWanted(reason=reason)).did(Prepare) == []
+    assert life.state.wanted == "signal+operator"  # the rotation is covered by the one under way
+
+    life.live(1)
+    assert life.did(Prepare) == []  # the old one still drains: never three at once
+    (prepare,) = life.end(0, EXIT_0).did(Prepare)
+    assert (prepare.generation.epoch, prepare.generation.reason) == (2, "signal+operator")
+    assert life.state.wanted == ""
+
+
+def test_a_rotation_while_the_old_epoch_drains_is_done_after_its_end() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1).on(RestartWanted(reason="rotation"))
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="in_flight")]
+    (prepare,) = life.end(0, EXIT_0).did(Prepare)
+    assert prepare.generation.epoch == 2
+
+
+@pytest.mark.parametrize("stage", ["prepared", "started", "crashed"])
+def test_a_rotation_before_envoy_is_live_needs_no_restart(stage: str) -> None:
+    life = Life().on(Begun()) if stage == "prepared" else Life().start()
+    if stage == "crashed":
+        life.end(0, EXIT_1)
+    life.on(RestartWanted(reason="rotation"))
+    assert life.state.wanted == ""
+    assert life.did(Prepare) == []
+
+
+def test_an_operator_s_wish_before_live_is_done_when_it_is_live() -> None:
+    life = Life().start().on(RestartWanted(reason="signal"))
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="not_live")]
+    assert life.on(SeenLive(generation=0)).did(Prepare)[0].generation.epoch == 1
+
+
+def test_without_hot_restart_a_wish_is_refused_and_forgotten() -> None:
+    life = Life(policy=Policy(hot_restart=False)).live().on(RestartWanted(reason="signal"))
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="disabled")]
+    assert life.state.wanted == ""
+    assert life.wakes_in_s == NEVER
+
+
+def test_a_refused_restart_leaves_the_running_epoch_and_is_tried_again_with_growing_waits() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation"))
+    for attempt in (1, 2):
+        life.on(Prepared(generation=attempt, base_id=700, admin_port=15000, refusal="not enough memory"))
+        assert life.phases == {0: Phase.LIVE}
+        assert life.did(Count) == [Count(name="hot_restart_refused", reason="refused")]
+        assert life.did(Clear)[0].base_id_is_free is False
+        assert life.wakes_in_s == 10.0 * attempt
+        (prepare,) = life.sleep(life.wakes_in_s).did(Prepare)
+        assert prepare.generation.epoch == 1  # nothing was started: the base id is as good as before
+    life.live(3)
+    assert life.state.attempts == 0
+
+
+# A failed epoch
+
+
+def failed_hot_restart() -> Life:
+    return Life().live().on(RestartWanted(reason="rotation")).start(1).end(1, EXIT_1)
+
+
+def test_a_failed_epoch_leaves_the_old_one_serving() -> None:
+    life = failed_hot_restart()
+    assert life.phases == {0: Phase.LIVE}
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="failed")]
+    assert life.did(Clear)[0].base_id_is_free is False
+    assert life.did(EndAgent) == []
+    assert life.wakes_in_s == 10.0
+
+
+def test_after_a_failed_epoch_the_next_restart_overlaps_with_a_fresh_base_id_and_admin_port() -> None:
+    life = failed_hot_restart().sleep(10)
+    (prepare,) = life.did(Prepare)
+    new = prepare.generation
+    assert (new.generation, new.epoch, new.base_id, new.admin_port, new.reason) == (2, 0, 0, 0, "rotation")
+    assert prepare.validate
+
+    life.live(2)
+    assert life.phases == {0: Phase.DRAINING, 2: Phase.LIVE}
+    assert life.did(Drain) == [Drain(admin_port=15000, inbound_only=False, skip_exit=False)]
+    assert life[2].admin_port == 40002
+    assert life.sleep(60).signals == [(0, SIGTERM)]
+
+    (prepare,) = life.end(0, EXIT_0).did(Prepare)  # brings the admin port back
+    assert (prepare.generation.epoch, prepare.generation.base_id) == (1, 702)
+    assert (prepare.generation.admin_port, prepare.generation.reason) == (15000, "admin_port")
+    assert life.live(3).did(Drain) == []
+
+
+def test_a_failed_overlapping_start_is_tried_again_too_and_spoils_nothing_more() -> None:
+    life = failed_hot_restart().sleep(10).start(2).end(2, EXIT_1)
+    assert life.phases == {0: Phase.LIVE}
+    assert life.state.spoiled_base_id == 700
+    assert life.did(Clear)[0].base_id_is_free is True
+    assert life.sleep(20).did(Prepare)[0].generation.generation == 3
+
+
+def test_a_hot_restart_that_cannot_be_executed_leaves_the_old_one_serving() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).prepare(1)
+    life.on(SpawnFailed(generation=1, reason="fork/exec envoy: permission denied"))
+    assert life.phases == {0: Phase.LIVE}
+    assert life.did(EndAgent) == []
+    assert life.state.spoiled_base_id == 0
+
+
+# Crashes in the middle of a hot restart
+
+
+def test_a_crash_while_the_next_is_prepared_makes_it_a_cold_start() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).end(0, KILLED)
+    assert life.phases == {}
+    assert life.on(Prepared(generation=1, base_id=700, bootstrap_path="x")).did(Spawn) == []
+    (prepare,) = life.sleep(0.2).did(Prepare)
+    assert (prepare.generation.epoch, prepare.generation.base_id) == (0, 0)
+
+
+@pytest.mark.parametrize("spawned_first", [True, False])
+def test_a_hot_restart_whose_parent_died_is_killed_and_a_cold_start_follows(spawned_first: bool) -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).prepare(1)
+    if spawned_first:
+        life.spawn(1).end(0, KILLED)
+    else:
+        life.end(0, KILLED).spawn(1)
+    assert life.signals == [(1, SIGKILL)]
+    life.end(1, KILLED)
+    assert not any("out of memory" in text for _, text in life.lines)
+    (prepare,) = life.sleep(life.wakes_in_s).did(Prepare)
+    assert (prepare.generation.generation, prepare.generation.epoch) == (2, 0)
+
+
+def test_a_crash_after_a_hot_restart_is_a_cold_start_beside_the_draining_one() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1).end(1, EXIT_1)
+    assert life.phases == {0: Phase.DRAINING}
+    life.sleep(0.2).live(2)
+    assert life.phases == {0: Phase.DRAINING, 2: Phase.LIVE}
+    assert life.did(Drain) == []  # the admin port is the new one's
+    assert life[0].due_s - life.now_s == pytest.approx(65 - 0.2)
+
+
+def test_an_overlapping_start_goes_on_when_the_old_one_dies() -> None:
+    life = failed_hot_restart().sleep(10).start(2).end(0, KILLED)
+    assert life.signals == []
+    assert life.phases == {2: Phase.INITIALIZING}
+    assert life.wakes_in_s == NEVER
+    assert life.on(SeenLive(generation=2)).phases == {2: Phase.LIVE}
+
+
+def test_a_normal_end_after_a_hot_restart_ends_the_agent_and_the_draining_one() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1).end(1, EXIT_0)
+    assert life.signals == [(0, SIGTERM)]
+    assert life.did(EndAgent) == []
+    assert [each.exit_status for each in life.end(0, EXIT_0).did(EndAgent)] == [0]
+
+
+# An EnvoyActor that lives again
+
+
+def process(generation: int, phase: Phase = Phase.INITIALIZING) -> Generation:
+    return Generation(
+        generation=generation,
+        epoch=generation,
+        base_id=700,
+        admin_port=15000,
+        phase=phase,
+        pid=100 + generation,
+        create_time=5.0 + generation,
+    )
+
+
+def restarted(life: Life, *running: int) -> Life:
+    life.state = msgspec.msgpack.decode(msgspec.msgpack.encode(life.state), type=State)
+    return life.on(Found(running=tuple(process(each) for each in running)))
+
+
+def test_a_live_envoy_is_found_again_and_left_alone() -> None:
+    life = restarted(Life().live(), 0)
+    assert life.actions == []
+    assert life.phases == {0: Phase.LIVE}
+
+
+def test_an_initializing_envoy_is_watched_again() -> None:
+    assert [each.generation.generation for each in restarted(Life().start(), 0).did(Watch)] == [0]
+
+
+def test_what_was_being_prepared_is_prepared_again() -> None:
+    (prepare,) = restarted(Life().live().on(RestartWanted(reason="rotation")), 0).did(Prepare)
+    assert (prepare.generation.generation, prepare.validate) == (1, True)
+
+
+@pytest.mark.parametrize("known_to_the_supervisor", [True, False])
+def test_a_spawn_without_an_answer_is_asked_again_unless_it_was_done(known_to_the_supervisor: bool) -> None:
+    life = restarted(Life().on(Begun()).prepare(0), *([0] if known_to_the_supervisor else []))
+    assert bool(life.did(Spawn)) is not known_to_the_supervisor
+    assert bool(life.did(Watch)) is known_to_the_supervisor
+
+
+def test_an_envoy_that_vanished_unseen_is_started_again() -> None:
+    life = restarted(Life().live())
+    assert life.phases == {}
+    assert life.sleep(0.2).did(Prepare)
+
+
+def test_a_lost_notebook_takes_over_what_runs_and_lets_the_older_one_end() -> None:
+    life = restarted(Life(), 3, 4)
+    assert life.phases == {3: Phase.INITIALIZING, 4: Phase.INITIALIZING}
+    assert life.did(Prepare) == []
+    life.on(SeenLive(generation=4))
+    assert life.phases == {3: Phase.DRAINING, 4: Phase.LIVE}
+    assert life.state.next_generation == 5
+
+
+def test_a_drain_deadline_is_kept_over_a_restart_of_the_actor() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).live(1).sleep(20)
+    restarted(life, 0, 1)
+    assert life.wakes_in_s == 45
+
+
+def test_a_first_start_that_nobody_noted_is_done_after_the_restart() -> None:
+    assert restarted(Life()).did(Prepare)[0].generation.generation == 0
+
+
+# Not started after a quit
+
+
+@pytest.mark.parametrize("stage", ["prepared", "spawning", "waiting"])
+def test_a_quit_during_the_start_starts_no_envoy_afterwards(stage: str) -> None:
+    life = Life().on(Begun())
+    if stage == "waiting":
+        life.prepare(0).spawn(0).end(0, EXIT_1)
+    elif stage == "spawning":
+        life.prepare(0)
+    life.on(QuitWanted(cause="signal"))
+    assert [each.exit_status for each in life.did(EndAgent)] == [0]
+    assert life.phases == {}
+
+    life.on(Prepared(generation=0, base_id=700, bootstrap_path="x"))
+    assert life.did(Spawn) == []
+    life.on(Spawned(generation=0, pid=100, create_time=5.0))
+    assert life.signals == [(0, SIGKILL)]
+    assert life.sleep(100).actions == []
+
+
+def test_after_a_drain_no_restart_brings_new_listeners() -> None:
+    life = Life().live().on(DrainWanted())
+    assert life.did(Drain) == [Drain(admin_port=15000, inbound_only=True, skip_exit=True)]
+    life.on(RestartWanted(reason="rotation"))
+    assert life.did(Prepare) == []
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="draining")]
