@@ -6,6 +6,9 @@ from pilot_agent.cli.command import Command, Invocation
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import Flag
 
+_LONGEST_S = 1_000_000.0
+"""Eleven days; longer times overflow the system's calls."""
+
 
 def _run(invocation: Invocation) -> int:
     from pilot_agent.log import get_logger  # noqa: PLC0415  # `help` lists this module too
@@ -15,9 +18,9 @@ def _run(invocation: Invocation) -> int:
     _log.info(f"Waiting for Envoy proxy to be ready (timeout: {timeout_s} seconds)...")
     _wait_until_ready(
         values.string("url"),
-        deadline=time.monotonic() + timeout_s,
-        period_s=values.integer("periodMillis") / 1000,
-        request_timeout_s=values.integer("requestTimeoutMillis") / 1000,
+        deadline=time.monotonic() + min(timeout_s, _LONGEST_S),
+        period_s=min(values.integer("periodMillis") / 1000, _LONGEST_S),
+        request_timeout_s=min(values.integer("requestTimeoutMillis") / 1000, _LONGEST_S),
     )
     _log.info("Envoy is ready!")
     return 0
