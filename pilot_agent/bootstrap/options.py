@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from pilot_agent.bootstrap import inputs
 from pilot_agent.bootstrap.families import Families, families
+from pilot_agent.bootstrap.grpc_socket import CREDENTIAL_SOCKET, speaks_http2
 from pilot_agent.bootstrap.identity import cluster_name, locality
 from pilot_agent.bootstrap.metadata import AgentMembers, node_metadata, typed
-from pilot_agent.bootstrap.platform import UNKNOWN, Platform
+from pilot_agent.bootstrap.platform import Platform, discover
 from pilot_agent.bootstrap.runtime import runtime_flags
 from pilot_agent.bootstrap.untyped import untyped_members
 from pilot_agent.environment import Environment
@@ -99,9 +100,9 @@ class BootstrapOptions:
         loaded: Loaded,
         *,
         working_dir: Path = Path(),
-        platform: Platform = UNKNOWN,
+        platform: Platform | None = None,
         istio_version: str = "unknown",
-        credential_socket: bool = False,
+        credential_socket: bool | None = None,
         external_sds: bool = False,
     ) -> Self:
         """Read the variables and files that Envoy's configuration depends on.
@@ -110,15 +111,19 @@ class BootstrapOptions:
             environment: The agent's variables.
             loaded: What the start found out.
             working_dir: What relative paths start from.
-            platform: As `discover` returns it.
+            platform: None: found out, which may ask a cloud's metadata server.
             istio_version: Stamped into the build.
-            credential_socket: A gRPC server answers on the credential socket.
+            credential_socket: A gRPC server answers on the credential socket; None: found out.
             external_sds: Another process serves the workload's SDS socket.
 
         Raises:
             BootstrapError: metadata of the wrong type, or a template that cannot be read.
         """
         config, node = loaded.proxy_config, loaded.node
+        if platform is None:
+            platform = discover(environment, ip_addresses=node.ip_addresses)
+        if credential_socket is None:
+            credential_socket = speaks_http2(working_dir / CREDENTIAL_SOCKET)
         untyped = untyped_members(environment, config.proxy_metadata)
         members = typed(untyped)
         agent = inputs.agent_members(
