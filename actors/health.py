@@ -1,14 +1,15 @@
 """HealthActor: is Envoy ready, is the application well, and the HTTP server that says so."""
 
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from actors.messages.control import EnvoyInventory, PeerRestarted, TreeState
+from actors.messages.control import PeerRestarted, TreeState
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
 from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadUnhealthy
 from actors.runtime.actor import RuntimeActor
@@ -17,17 +18,300 @@ from actors.runtime.roles import Role
 from actors.tree_page import StatusPage, status_json, tree_samples
 from pilot_agent.environment import go_duration
 from pilot_agent.health import HealthOptions
-from pilot_agent.health.checker import Checker
+from pilot_agent.health.checker import Checker, Probe
 from pilot_agent.health.extra_checks import DNS_TEXT, GrpcBootstrapCheck
 from pilot_agent.health.generations import Generations
+from pilot_agent.health.keeper import ReadinessKeeper
+from pilot_agent.health.probers import prober
 from pilot_agent.health.verdict import Verdict
 from pilot_agent.log import get_logger
 from pilot_agent.status import StatusListener, StatusOptions
 from pilot_agent.status.counters import Counters
 from pilot_agent.status.exposition import Sample
 from pilot_agent.status.listener import adopt, refuse_from_now_on
+from pilot_agent.status.pages import Pages
+from pilot_agent.status.server import StatusServer
 
 _log = get_logger()
-_health_log = get_logger("healthcheck")
-"""
-"""
+_check_log = get_logger("healthcheck")
+
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_STARTTIME_FIELD: Final = 19  # of /proc/PID/stat, counted behind the name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthNotes:
+    """What outlives HealthActor."""
+
+    generations: Generations = field(default_factory=Generations)
+    verdict: Verdict = field(default_factory=Verdict)
+    probing: bool = False  # the initial delay is over
+    startup_s: float = 0.0  # the agent's start to its first readiness; 0.0: not ready yet
+    name_table: bool = False  # the first one was received
+    counters: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VerdictReached:
+    """Checker's thread → actor: a transition that istiod is to be told."""
+
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Remember:
+    """Any thread → actor: something worth keeping has changed."""
+
+
+class HealthActor(RuntimeActor):
+    """Reports the application's health, answers the status port, keeps who earned readiness.
+
+    Crash policy: readiness, verdict and counters are in the notebook and the listening socket is
+    inherited, so a probe at the moment of the crash waits a little instead of failing. A verdict stands
+    until a restarted checker has measured another one.
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._options = context.settings(HealthOptions)
+        notes = context.notebook.restore(HealthNotes) or HealthNotes()
+        self._verdict, self._probing = notes.verdict.remembered(), notes.probing
+        self._startup_s, self._startup_lock = notes.startup_s, threading.Lock()
+        self._name_table = notes.name_table
+        self._counters = Counters(notes.counters)
+        self._tree = TreeState(actors=(), supervisor_pss_bytes=0)
+        self._keeper = ReadinessKeeper(self._options.admin_host, notes.generations, self._generations_changed)
+        self._bootstrap = GrpcBootstrapCheck(self._options.grpc_bootstrap_path)
+        self._listener = adopt(context.settings(StatusListener))
+        self._server: StatusServer | None = None
+        self._checker: Checker | None = None
+
+    def on_start(self) -> None:
+        self._begin("readiness", self._keeper.earn)
+        self._begin_server()
+        self._begin_checker()
+        self.context.ready()
+
+    def on_message(self, message: object) -> None:
+        match message:
+            case EpochStarted() | EpochLive() | EpochExited() | EpochsHeld() | Draining():
+                self._epochs_changed(message)
+            case TreeState():
+                self._tree = message
+            case PeerRestarted():
+                self._peer_restarted(message)
+            case NameTableReceived():
+                self._name_table = True
+                self._remember()
+            case _VerdictReached():
+                self._verdict_reached(message.verdict)
+            case _Remember():
+                self._remember()
+            case _:
+                _log.warn(f"health: unknown message {type(message).__name__}: ignored")
+
+    def quit(self, deadline_s: float) -> None:
+        del deadline_s  # nothing here takes time
+        self._keeper.close()
+        if self._checker is not None:
+            self._checker.close()
+        if self._server is not None:
+            self._refuse_new()
+            self._server.close()
+
+    # Envoy's epochs
+
+    def _epochs_changed(
+        self, message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining
+    ) -> None:
+        if isinstance(message, Draining) or (isinstance(message, EpochsHeld) and message.draining):
+            self._drain(message)
+        self._keeper.apply(functools.partial(_step, message))
+
+    def _drain(self, message: Draining | EpochsHeld) -> None:
+        if self._keeper.generations.draining_cause:
+            return
+        cause = message.cause if isinstance(message, Draining) else "the agent is ending"
+        self._keeper.apply(lambda state: state.draining(cause))
+        self._remember()  # first: a successor must not listen again
+        self._refuse_new()
+
+    def _refuse_new(self) -> None:
+        listener, self._listener = self._listener, None  # so the server's thread sees that it may end
+        if listener is not None:
+            refuse_from_now_on(listener)
+            listener.close()
+            _log.info("Status server has successfully terminated")
+
+    def _generations_changed(self, state: Generations) -> None:
+        """Note the first readiness; called on whichever thread found it."""
+        with self._startup_lock:
+            first = state.any_ready() and not self._startup_s
+            if first:
+                self._startup_s = seconds_since_start(os.getppid())
+        if first:
+            _log.info(f"Readiness succeeded in {go_duration(self._startup_s)}")
+        self.context.tell_self(_Remember())
+
+    # The application
+
+    def _begin_checker(self) -> None:
+        settings = self._options.probe
+        if self._options.ignored_probe:
+            _check_log.warn("readinessProbe names no method (httpGet, tcpSocket, exec, grpc): ignored")
+        if settings is None or settings.method is None:
+            return
+        application = prober(
+            settings.method,
+            default_host=self._options.probe_host,
+            source_address=self._options.source_address,
+            timeout_s=settings.timeout_s,
+        )
+        probes: list[Probe] = [application]
+        if not self._options.envoy_disabled:
+            probes.insert(0, self._keeper.refusal)
+        self._checker = Checker(settings, probes, self._verdict, self._tell_verdict)
+        run = functools.partial(self._checker.run, initial_delay=not self._probing, began=self._probing_began)
+        self._begin("checker", run)
+
+    def _tell_verdict(self, verdict: Verdict) -> None:
+        self.context.tell_self(_VerdictReached(verdict=verdict))
+
+    def _probing_began(self) -> None:
+        self._probing = True
+        self.context.tell_self(_Remember())
+
+    def _verdict_reached(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+        self._remember()
+        self._report()
+
+    def _report(self) -> None:
+        match self._verdict.health:
+            case "healthy":
+                self.context.send(Role.UPSTREAM_XDS, WorkloadHealthy())
+            case "unhealthy":
+                self.context.send(Role.UPSTREAM_XDS, WorkloadUnhealthy(message=self._verdict.message))
+            case "undefined":
+                pass
+
+    def _peer_restarted(self, message: PeerRestarted) -> None:
+        if message.role == Role.UPSTREAM_XDS:
+            self._report()  # EnvoyActor, on the other hand, tells what it holds by itself
+
+    # The status port
+
+    def _begin_server(self) -> None:
+        if self._listener is None:
+            return
+        if self._keeper.generations.draining_cause:
+            self._listener.close()  # our copy; nobody listens on it any more
+            self._listener = None
+            return
+        backend = _Backend(
+            not_ready=self._not_ready_because,
+            command_envoy=lambda verb: self.context.send(Role.ENVOY, EnvoyCommand(verb=verb)),
+            all_samples=self._samples,
+            page=self._status_page,
+        )
+        remember = functools.partial(self.context.tell_self, _Remember())
+        pages = Pages(self.context.settings(StatusOptions), backend, self._counters, remember)
+        self._server = StatusServer(self._listener, pages.answer)
+        self._begin("status-accept", self._serve)
+
+    def _serve(self) -> None:
+        assert self._server is not None
+        self._server.serve()
+        if self._listener is not None:
+            raise RuntimeError("the status server ended though the agent goes on")
+
+    def _not_ready_because(self) -> str | None:
+        """Return the first failing check's text, in the reference's order; any thread."""
+        refusal = None if self._options.envoy_disabled else self._keeper.refusal()
+        if refusal is None and self._options.grpc_bootstrap_path:
+            refusal = self._bootstrap.refusal()
+        if refusal is None and self._options.dns_expected and not self._name_table:
+            refusal = DNS_TEXT
+        return refusal
+
+    def _samples(self) -> Iterable[Sample]:
+        yield from tree_samples(self._tree, supervisor_pid=os.getppid())
+        if self._startup_s:
+            yield Sample(series="startup_duration_seconds", value=self._startup_s)
+
+    def _status_page(self) -> bytes:
+        state = self._keeper.generations
+        ready = not state.draining_cause and (state.any_ready() or self._options.envoy_disabled)
+        page = StatusPage(
+            ready=ready,
+            reason=state.draining_cause or ("" if ready else state.last_exit or "not earned yet"),
+            envoys=state,
+            workload=self._verdict if self._checker is not None else None,
+            tree=self._tree,
+        )
+        return status_json(page)
+
+    # Both
+
+    def _begin(self, name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _remember(self) -> None:
+        self.context.notebook.save(
+            HealthNotes(
+                generations=self._keeper.generations,
+                verdict=self._verdict,
+                probing=self._probing,
+                startup_s=self._startup_s,
+                name_table=self._name_table,
+                counters=self._counters.values(),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backend:
+    """What the pages ask of the actor; each is called on a connection's thread."""
+
+    not_ready: Callable[[], str | None]
+    command_envoy: Callable[[Literal["drain", "quit", "restart"]], None]
+    all_samples: Callable[[], Iterable[Sample]]
+    page: Callable[[], bytes]
+
+    def not_ready_because(self) -> str | None:
+        return self.not_ready()
+
+    def command(self, verb: Literal["drain", "quit", "restart"]) -> None:
+        self.command_envoy(verb)
+
+    def samples(self) -> Iterable[Sample]:
+        return self.all_samples()
+
+    def status_json(self) -> bytes:
+        return self.page()
+
+
+def _step(
+    message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining, state: Generations
+) -> Generations:
+    match message:
+        case EpochStarted():
+            return state.started(message.generation, message.epoch, message.admin_port)
+        case EpochLive():
+            return state.went_live(message.generation)
+        case EpochExited():
+            return state.exited(message.generation, message.status)
+        case EpochsHeld():
+            for each in message.started:
+                state = state.started(each.generation, each.epoch, each.admin_port)
+            for generation in message.live_generations:
+                state = state.went_live(generation)
+            return state.held(tuple(each.generation for each in message.started))
+        case Draining():
+            return state.draining(message.cause)
+
+
+def seconds_since_start(pid: int) -> float:
+    """Return how long ago the process `pid` was started (resolution: a clock tick, 10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_STARTTIME_FIELD]) / _CLOCK_TICKS

@@ -1,9 +1,9 @@
 """The supervision tree as the status port shows it: metrics and JSON."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -34,7 +34,9 @@ def status_json(page: StatusPage) -> bytes:
     return msgspec.json.format(msgspec.json.encode(page), indent=2) + b"\n"
 
 
-def tree_samples(tree: TreeState, *, supervisor_pid: int, now_unix_s: float | None = None) -> Iterator[Sample]:
+def tree_samples(
+    tree: TreeState, *, supervisor_pid: int, now_unix_s: float | None = None
+) -> Iterator[Sample]:
     """Yield what the supervisor and the actors report: their state, and what each of them counts.
 
     A gauge `cert_expiry_unix_s`, the time at which a certificate expires, is shown as the seconds that
@@ -77,6 +79,6 @@ def _process_samples(tree: TreeState, supervisor_pid: int) -> Iterator[Sample]:
 
 def _descriptors(pid: int) -> int:
     try:
-        return len(os.listdir(f"/proc/{pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return 0  # the supervisor guards keys and does not let itself be looked into

@@ -17,4 +17,7 @@ class WorkloadUnhealthy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameTableReceived:
-    """UpstreamXds → Health: istiod's first name table (NDS) is here; readiness waits for it with DNS capture."""
+    """UpstreamXds → Health: istiod's first name table (NDS) is here.
+
+    With DNS capture on, readiness waits for it.
+    """

@@ -30,14 +30,17 @@ class Checker:
         self._verdict = verdict
         self._end = threading.Event()
 
-    def run(self, *, initial_delay: bool) -> None:
+    def run(self, *, initial_delay: bool, began: Callable[[], None] | None = None) -> None:
         """Probe until `close`; the first probe comes right after the initial delay, if one is wanted.
 
-        A probe that outlasts its period is followed by one more at once, however many were missed, and
-        then the rhythm goes on as before.
+        `began` is called before it: a restarted checker is not to wait again. A probe that outlasts its
+        period is followed by one more at once, however many were missed, and then the rhythm goes on as
+        before.
         """
         if initial_delay and self._end.wait(self._settings.initial_delay_s):
             return
+        if began is not None:
+            began()
         due_s = _CLOCK()
         while not self._end.is_set():
             self.probe_once()

@@ -1,7 +1,7 @@
 """A small HTTP/1.1 client over plain sockets, for Envoy's admin interface, probes and scrapes.
 
-The protocol is h11's part, sockets and limits are ours. Import it in the process that speaks HTTP,
-not in one that only forks: h11 costs 1.2 MB and its regular expressions take time to compile.
+The protocol is h11's part (pure Python, 1.2 MB once for all processes that are forked after its
+import), sockets and limits are ours.
 """
 
 from pilot_agent.http.client import Exchange, Response, fetch, open_exchange

@@ -1,7 +1,7 @@
 """The HTTP server of the status port: probes of the kubelet, metrics, an operator's commands.
 
-Importing this package is cheap and right for the supervisor, which only opens the listener. The server
-itself (`pilot_agent.status.server`) is imported in the process that serves, since it needs h11.
+The supervisor opens the listener (this package is cheap to import); HealthActor serves it with
+`pilot_agent.status.server` and `pilot_agent.status.pages`.
 """
 
 from pilot_agent.status.listener import StatusListener, open_listener
