@@ -81,6 +81,8 @@ def _become(birth: Birth) -> None:
     process.name_process(f"pa-{birth.spec.role}")
     if birth.spec.holds_secrets:
         process.keep_secrets()
+    else:
+        process.hold_no_secrets()
     faulthandler.register(STACKS_SIGNAL, file=sink_descriptors()[0], all_threads=True)
     threading.excepthook = _thread_died
 
@@ -176,7 +178,7 @@ class ProcessContext:
             number=number,
             pss_bytes=pss,
             private_bytes=private,
-            descriptors=process.count_descriptors(),
+            descriptors=len(process.open_descriptors()),
             threads=process.thread_count(),
             mailbox_depth=inbox.qsize() if inbox is not None else 0,
             oldest_unfinished_s=max((mark.age_s() for mark in self.marks), default=0.0),

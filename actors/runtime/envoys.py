@@ -110,5 +110,6 @@ def _become_envoy(wish: SpawnEnvoy, parent: int) -> None:
         os.setgid(wish.gid)
     if wish.uid >= 0:
         os.setuid(wish.uid)
+    process.hold_no_secrets()  # its core limit is the container's own, for --enable-core-dump
     process.die_with_parent(parent)  # after setuid, which clears it
     os.execve(wish.argv[0], wish.argv, wish.environment)  # noqa: S606  # no shell is the point

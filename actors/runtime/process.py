@@ -4,7 +4,6 @@ Facts behind it: a child with PR_SET_PDEATHSIG gets the signal when the thread t
 it is set right after the fork and the parent is looked at once more, since it may have ended before.
 """
 
-import contextlib
 import ctypes
 import os
 import resource
@@ -17,6 +16,8 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _M_ARENA_MAX: Final = -8
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_CORE_LIMIT: Final = resource.getrlimit(resource.RLIMIT_CORE)
+_DESCRIPTORS_LOOKED_AT: Final = 2048
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -27,9 +28,18 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def keep_secrets() -> None:
-    """Make this process's memory unreadable for others of the same user, and write no core file."""
+    """Make this process's memory and descriptors unreadable for others of the same user; no core file.
+
+    Both are inherited by fork. An exec makes a process readable again: then it is to be said once more.
+    """
     _prctl(_PR_SET_DUMPABLE, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, _CORE_LIMIT[1]))
+
+
+def hold_no_secrets() -> None:
+    """Undo `keep_secrets` in a child that holds none, so that its figures can be read from outside."""
+    _prctl(_PR_SET_DUMPABLE, 1)
+    resource.setrlimit(resource.RLIMIT_CORE, _CORE_LIMIT)
 
 
 def one_arena() -> None:
@@ -54,22 +64,24 @@ def child_signals() -> None:
 
 
 def close_all_but(kept: Collection[int]) -> None:
-    """Close every descriptor above 2 that is not in `kept`. To be called before `keep_secrets`."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # closerange would walk a limit of a billion
-        descriptor = int(name)
+    """Close every descriptor above 2 that is not in `kept`."""
+    for descriptor in open_descriptors():
         if descriptor > 2 and descriptor not in kept:
-            with contextlib.suppress(OSError):  # the listing's own descriptor is gone by now
-                os.close(descriptor)
+            os.close(descriptor)
 
 
-def count_descriptors() -> int:
-    """Return how many descriptors below 4096 are open; works where /proc/self/fd may not be read."""
-    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 4096)
+def open_descriptors() -> list[int]:
+    """Return the descriptors below 2,048 that are open.
+
+    poll() says it: a process that keeps secrets may not read its own /proc/self/fd unless it is root,
+    and closerange() walks a limit that may be a billion.
+    """
+    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _DESCRIPTORS_LOOKED_AT)
     poller = select.poll()
     for descriptor in range(limit):
         poller.register(descriptor, 0)
-    closed = sum(1 for _, events in poller.poll(0) if events & select.POLLNVAL)
-    return limit - closed
+    closed = {descriptor for descriptor, events in poller.poll(0) if events & select.POLLNVAL}
+    return [descriptor for descriptor in range(limit) if descriptor not in closed]
 
 
 def memory() -> tuple[int, int]:

@@ -26,19 +26,25 @@ def serve_one(descriptor: int, function: str, *, limit_s: float) -> None:
 
     SIGALRM's default action ends it when the work takes longer than `limit_s`.
     """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    with socket.socket(fileno=descriptor) as end:
-        try:
-            request = read_frame(end)
-            answer = _OK + resolve(function)(request)
-        except Exception as error:  # noqa: BLE001  # the process ends here; the asker gets the words
-            answer = _FAILED + (str(error) or type(error).__name__).encode(errors="replace")
-        try:
-            write_frame(end, answer)
-        except OSError:
-            os._exit(1)  # the asker is gone
-    os._exit(0)
+    status = 1
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        end = socket.socket(fileno=descriptor)
+        write_frame(end, answer(resolve(function), read_frame(end)))
+        status = 0
+    except (OSError, EOFError):
+        status = 1  # the asker is gone
+    finally:
+        os._exit(status)
+
+
+def answer(function: Callable[[bytes], bytes], request: bytes) -> bytes:
+    """Return the frame that tells the function's result, or its error in words."""
+    try:
+        return _OK + function(request)
+    except Exception as error:  # noqa: BLE001  # the worker ends after it; the asker gets the words
+        return _FAILED + (str(error) or type(error).__name__).encode(errors="replace")
 
 
 def resolve(function: str) -> Callable[[bytes], bytes]:

@@ -1,0 +1,68 @@
+"""The agent's tree: which actors there are, in which order, with which limits."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from actors.cert import CertActor
+from actors.sds import SdsActor
+
+from actors.downstream_xds import DownstreamXdsActor
+from actors.envoy import EnvoyActor
+from actors.health import HealthActor
+from actors.runtime import process
+from actors.runtime.roles import Role
+from actors.runtime.settings import Settings
+from actors.runtime.specs import MIB, ChildSpec
+from actors.runtime.supervisor import Supervisor
+from actors.runtime.workers import Prestarted
+from actors.upstream_xds import UpstreamXdsActor
+from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
+
+_BASE_LIMIT: Final = 96 * MIB
+_XDS_LIMIT: Final = 64 * MIB + 5 * 128 * MIB
+"""A message of 128 MiB may stand in an xDS actor five times over while it passes (measured)."""
+
+CHILD_SPECS: Final = (
+    # Envoy connects to the first two: they are up before it. It is the first to end.
+    ChildSpec(role=Role.SDS, actor=SdsActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, holds_secrets=True),
+    ChildSpec(role=Role.DOWNSTREAM_XDS, actor=DownstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
+    ChildSpec(
+        role=Role.CERT, actor=CertActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, holds_secrets=True
+    ),
+    ChildSpec(role=Role.UPSTREAM_XDS, actor=UpstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
+    ChildSpec(role=Role.HEALTH, actor=HealthActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT),
+    ChildSpec(
+        role=Role.ENVOY, actor=EnvoyActor, quit_s=3600.0, private_limit_bytes=_BASE_LIMIT, ends_by_itself=True
+    ),
+)
+
+WORKERS: Final = {
+    **SECURITY_WORKERS,
+    "reflect": "pilot_agent.xds.reflect_worker:reflect",
+}
+
+_ENVOY_AFTER: Final = frozenset({Role.SDS, Role.DOWNSTREAM_XDS})
+
+
+def run_tree(
+    options: Sequence[object], *, kept: tuple[int, ...] = (), prestarted: tuple[Prestarted, ...] = ()
+) -> int:
+    """Be the supervisor of the agent until its end; return the exit status.
+
+    Args:
+        options: One settings object of each topic.
+        kept: Descriptors that stand in the options and that every actor inherits.
+        prestarted: Workers that were forked before the heavy imports.
+    """
+    process.one_arena()
+    process.name_process("pilot-agent")
+    process.keep_secrets()  # its /proc/PID/fd leads to every notebook
+    supervisor = Supervisor(
+        CHILD_SPECS,
+        settings=Settings(options),
+        workers=WORKERS,
+        envoy_after=_ENVOY_AFTER,
+        kept=kept,
+        prestarted=prestarted,
+    )
+    return supervisor.run()
