@@ -1,0 +1,356 @@
+"""The upstream end of one ADS stream of Envoy's: leg after leg to istiod, for as long as Envoy's lasts.
+
+A leg is one connection with one stream on it. When it ends, whatever the reason, the next is opened
+with exponential back-off and full jitter, and the downstream end is asked to begin it: it knows what
+Envoy has subscribed to. One response is in flight to Envoy; the next is read from istiod only when
+Envoy's transport has taken it, so that HTTP/2 flow control holds istiod back.
+"""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+import grpc
+from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity.nap import sleep_using_event
+from tenacity.stop import stop_when_event_set
+
+from pilot_agent.log import get_logger
+from pilot_agent.wire import WireError
+from pilot_agent.xds import memory, requests, type_urls
+from pilot_agent.xds.dialer import Dialer, DialError
+from pilot_agent.xds.envelope import (
+    DeltaResponse,
+    SotwResponse,
+    read_delta_request,
+    read_delta_response,
+    read_sotw_request,
+    read_sotw_response,
+)
+from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
+from pilot_agent.xds.outcome import Outcome
+
+BACKOFF_BASE_S: Final = 0.5
+BACKOFF_CAP_S: Final = 30.0
+"""Envoy's own figures for its ADS stream. A leg that lived this long begins a new row of attempts."""
+_ASK_AGAIN_S: Final = 5.0
+_log = get_logger("xdsproxy")
+
+
+class Health:
+    """The application's last known state, which every stream tells istiod. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._verdict: tuple[str | None] | None = None
+
+    def set(self, error: str | None) -> None:
+        self._verdict = (error,)
+
+    def request(self, variant: requests.Variant) -> bytes | None:
+        """Return the report, None when nothing is known yet."""
+        verdict = self._verdict
+        return None if verdict is None else requests.health(variant, type_urls.HEALTH, verdict[0])
+
+
+class DownstreamPort(Protocol):
+    """Where a stream's events go; called in order of the stream, and never blocking."""
+
+    def response(self, leg: int, body: bytes) -> None: ...
+    def replay(self, leg: int) -> None: ...
+    def name_table(self, body: bytes) -> None: ...
+    def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
+    def count(self, name: str, **labels: str) -> None: ...
+
+
+class LegLostError(Exception):
+    """A leg ended soon after it began: the next one waits longer."""
+
+
+class _Report:
+    """Stands in the queue of requests for "tell the health state now"."""
+
+
+_REPORT: Final = _Report()
+
+
+class _Leg:
+    """What belongs to one connection."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.requests: queue.SimpleQueue[bytes | _Report | None] = queue.SimpleQueue()
+        self.credits: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.over = threading.Event()
+        self.call: Any = None  # gRPC's call object, once it was made
+
+    def end(self) -> None:
+        """Cancel the call and let go of everybody who waits; may be called twice and from any thread."""
+        self.over.set()
+        self.requests.put(None)
+        self.credits.put(False)
+        if self.call is not None:
+            self.call.cancel()
+
+
+class IstiodStream:
+    """`open`, `request`, `taken`, `report_health` and `close` never block; `run` is the stream's thread."""
+
+    def __init__(
+        self,
+        *,
+        variant: requests.Variant,
+        name: str,
+        address: str,
+        dialer: Dialer,
+        port: DownstreamPort,
+        health: Health,
+        consumes: tuple[str, ...] = (),
+    ) -> None:
+        """`consumes` are the internal type URLs that the agent takes for itself, in order of asking."""
+        self.variant, self.name = variant, name
+        self._address, self._dialer, self._port, self._health = address, dialer, port, health
+        self._consumes = consumes
+        self._closed = threading.Event()
+        self._opened: queue.SimpleQueue[_Leg | None] = queue.SimpleQueue()
+        self._current: _Leg | None = None
+
+    def open(self, leg: int) -> None:
+        """Begin this leg; one that is under way is over."""
+        previous, self._current = self._current, _Leg(leg)
+        self._opened.put(self._current)
+        if previous is not None:
+            previous.end()
+
+    def request(self, body: bytes) -> None:
+        if self._current is not None:
+            self._current.requests.put(body)
+
+    def taken(self, leg: int) -> None:
+        """Note that Envoy's transport took the response of this leg."""
+        current = self._current
+        if current is not None and current.number == leg:
+            current.credits.put(True)
+
+    def report_health(self) -> None:
+        if self._current is not None:
+            self._current.requests.put(_REPORT)
+
+    def close(self) -> None:
+        """End the stream for good: Envoy's has ended."""
+        self._closed.set()
+        self._opened.put(None)
+        if self._current is not None:
+            self._current.end()
+
+    def run(self) -> None:
+        """Serve leg after leg until `close`."""
+        while not self._closed.is_set():
+            row_of_attempts = Retrying(
+                retry=retry_if_exception_type(LegLostError),
+                wait=wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_CAP_S),
+                stop=stop_when_event_set(self._closed),
+                sleep=sleep_using_event(self._closed),
+            )
+            try:
+                row_of_attempts(self._next_leg)
+            except RetryError:
+                return
+            self._closed.wait(random.uniform(0, BACKOFF_BASE_S))  # noqa: S311  # spreads the load only
+
+    def _next_leg(self) -> None:
+        """Serve one leg to its end.
+
+        Raises:
+            LegLostError: it did not live long.
+        """
+        leg = self._wait_for_leg()
+        if leg is None:
+            return
+        began_s = time.monotonic()
+        outcome = self._serve(leg)
+        leg.end()
+        if leg is not self._current:
+            return
+        self._report(outcome)
+        if not self._closed.is_set() and time.monotonic() - began_s < BACKOFF_CAP_S:
+            raise LegLostError(str(outcome))
+
+    def _wait_for_leg(self) -> _Leg | None:
+        """Return the newest leg that was opened, asking for one if there is none; None when closed."""
+        current = self._current
+        while not self._closed.is_set():
+            try:
+                leg = self._opened.get(block=False)
+            except queue.Empty:
+                self._port.replay(current.number if current else 0)
+                try:
+                    leg = self._opened.get(timeout=_ASK_AGAIN_S)
+                except queue.Empty:
+                    continue
+            if leg is not None and not leg.over.is_set():
+                return leg
+        return None
+
+    def _serve(self, leg: _Leg) -> Outcome:
+        try:
+            connection = self._dialer.connect()
+        except DialError as error:
+            return self._dial_failed(error)
+        try:
+            self._log_when_connected(connection.channel)
+            leg.call = connection.start(self.variant, self._outgoing(leg))
+            if leg.over.is_set():
+                leg.call.cancel()
+            return self._read(leg)
+        except DialError as error:
+            return self._dial_failed(error)
+        except WireError as error:
+            _log.error(f"malformed response from the XDS server {self._address}: {error}", id=self.name)
+            leg.call.cancel()
+            return Outcome(grpc.StatusCode.INTERNAL, f"failed to unmarshal the received message: {error}")
+        except grpc.RpcError as error:
+            return Outcome(error.code(), error.details() or "")
+        finally:
+            leg.end()
+            connection.close()
+            _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
+
+    def _read(self, leg: _Leg) -> Outcome:
+        """Pass istiod's responses on until the stream ends."""
+        for body in leg.call:
+            goes_to_envoy = self._dispatch(leg, body)
+            is_big = len(body) >= memory.BIG_BYTES
+            del body  # else it would be held until the next response
+            if goes_to_envoy:
+                leg.credits.get()
+            if is_big:
+                memory.trim()
+        return Outcome(leg.call.code(), leg.call.details() or "")
+
+    def _dispatch(self, leg: _Leg, body: bytes) -> bool:
+        """Send one response where it belongs; return whether that is Envoy.
+
+        Raises:
+            WireError: it is malformed.
+        """
+        self._port.count("xds_proxy_responses")
+        seen = read_sotw_response(body) if self.variant == "sotw" else read_delta_response(body)
+        self._log_response(seen)
+        goes_to = type_urls.destination(
+            seen.type_url,
+            name_table=type_urls.NAME_TABLE in self._consumes,
+            trust_bundle=type_urls.PROXY_CONFIG in self._consumes,
+        )
+        if goes_to == "envoy":
+            self._port.response(leg.number, body)
+            return True
+        if goes_to == "nobody":
+            _log.error(f"unknown type url {seen.type_url}: response dropped", id=self.name)
+        elif seen.resource_count:
+            leg.requests.put(self._consume(seen))
+        return False
+
+    def _consume(self, seen: SotwResponse | DeltaResponse) -> bytes:
+        """Hand an internal type to its consumer; return the ACK or NACK for istiod."""
+        problem: str | None = None
+        try:
+            if seen.type_url == type_urls.NAME_TABLE:
+                self._port.name_table(name_table(seen))
+            else:
+                self._port.trust_bundle(ca_certificates_pem(seen))
+        except InternalTypeError as error:
+            problem = str(error)
+            _log.warn(f"{type_urls.short_name(seen.type_url)} rejected: {error}", id=self.name)
+        version_info = seen.version_info if isinstance(seen, SotwResponse) else ""
+        return requests.answer(
+            self.variant, seen.type_url, version_info=version_info, nonce=seen.nonce, error=problem
+        )
+
+    def _outgoing(self, leg: _Leg) -> Iterator[bytes]:
+        """Yield what istiod gets: Envoy's requests, and behind the first one for listeners our own.
+
+        The health state is read after it is known that reports may pass: the other order would lose a
+        change between the two; this one can at worst tell the same state twice.
+        """
+        may_report = False
+        while (item := leg.requests.get()) is not None:
+            body = self._health.request(self.variant) if isinstance(item, _Report) else item
+            if body is None or (item is _REPORT and not may_report):
+                continue
+            yield self._sent(body)
+            if may_report or not self._asks_for_listeners(body):
+                continue
+            for type_url in self._consumes:
+                yield self._sent(requests.subscription(self.variant, type_url))
+            may_report = True
+            report = self._health.request(self.variant)
+            if report is not None:
+                yield self._sent(report)
+
+    def _sent(self, body: bytes) -> bytes:
+        self._port.count("xds_proxy_requests")
+        if _log.enabled("debug"):
+            self._log_request(body)
+        return body
+
+    def _asks_for_listeners(self, body: bytes) -> bool:
+        read = read_sotw_request if self.variant == "sotw" else read_delta_request
+        return read(body).type_url == type_urls.LISTENER
+
+    @property
+    def _kind(self) -> str:
+        return "delta " if self.variant == "delta" else ""
+
+    def _dial_failed(self, error: DialError) -> Outcome:
+        self._port.count("istiod_connection_failures")
+        _log.error(f"failed to connect to upstream {self._address}: {error}", id=self.name)
+        return Outcome(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    def _report(self, outcome: Outcome) -> None:
+        self._port.count("istiod_connection_terminations", type=outcome.counter_type)
+        if outcome.kind == "unexpected":
+            _log.warn(f"upstream terminated with unexpected error {outcome}", id=self.name)
+        else:
+            _log.debug(f"upstream terminated with status {outcome}", id=self.name)
+
+    def _log_when_connected(self, channel: grpc.Channel) -> None:
+        def changed(state: grpc.ChannelConnectivity) -> None:
+            if state is grpc.ChannelConnectivity.READY:
+                channel.unsubscribe(changed)
+                text = f"connected to {self._kind}upstream XDS server: {self._address}"
+                _log.info(text, id=self.name)
+
+        channel.subscribe(changed)
+
+    def _log_request(self, body: bytes) -> None:
+        if self.variant == "sotw":
+            asked = read_sotw_request(body)
+            kind, nonce = type_urls.short_name(asked.type_url), asked.response_nonce
+            _log.debug("request", id=self.name, type=kind, nonce=nonce, names=asked.spans.count(3))
+            return
+        delta = read_delta_request(body)
+        _log.debug(
+            "delta request",
+            id=self.name,
+            type=type_urls.short_name(delta.type_url),
+            sub=len(delta.subscribe),
+            unsub=len(delta.unsubscribe),
+            nonce=delta.response_nonce,
+            initial=delta.spans.count(5),
+        )
+
+    def _log_response(self, seen: SotwResponse | DeltaResponse) -> None:
+        if not _log.enabled("debug"):
+            return
+        removed = {"removes": len(seen.removed)} if isinstance(seen, DeltaResponse) else {}
+        _log.debug(
+            "upstream response",
+            id=self.name,
+            type=type_urls.short_name(seen.type_url),
+            nonce=seen.nonce,
+            resources=seen.resource_count,
+            **removed,
+        )

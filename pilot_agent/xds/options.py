@@ -1,0 +1,71 @@
+"""Everything that the xDS path reads from its surroundings at start."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+from pilot_agent.environment import Environment
+from pilot_agent.proxyconfig import Node, ProxyConfig
+from pilot_agent.xds import roots
+
+_STREAMS_LIMIT: Final = 100
+"""Each stream holds a thread, so ISTIO_GPRC_MAXSTREAMS (100000) cannot be had; Envoy opens one or two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XdsOptions:
+    """Settings of both halves of the xDS path."""
+
+    socket_path: str  # where Envoy connects
+    upstream_address: str  # host:port of istiod
+    cluster_id: str = ""
+    headers: tuple[tuple[str, str], ...] = ()  # XDS_HEADER_*, names in lower case
+    token_path: str = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # a path; empty: no token
+    is_plaintext: bool = False
+    root_path: str = ""  # a PEM file, or SYSTEM; empty when plaintext
+    root_pem: bytes = field(default=b"", repr=False)  # what stood there at start
+    server_name: str = ""  # empty: the name in the address
+    client_key_path: str = ""
+    client_chain_path: str = ""
+    keepalive_interval_s: float = 30.0
+    keepalive_timeout_s: float = 10.0
+    receive_limit_bytes: int = 4 << 20  # of one request of Envoy's
+    streams_limit: int = _STREAMS_LIMIT
+    wants_name_table: bool = False  # the agent's DNS server is on
+    wants_trust_bundle: bool = False  # PCDS
+
+    @classmethod
+    def build(cls, environment: Environment, proxy_config: ProxyConfig, node: Node) -> Self:
+        """Read the variables.
+
+        Raises:
+            XdsRootError: TLS is on and its root certificates are missing or unreadable.
+        """
+        is_plaintext = proxy_config.control_plane_auth_policy == "NONE"
+        path = "" if is_plaintext else roots.root_path(environment, proxy_config.proxy_metadata)
+        key_path, chain_path = roots.client_pair(environment, proxy_config.proxy_metadata)
+        address = proxy_config.discovery_address
+        return cls(
+            socket_path=str(Path(proxy_config.config_path) / "XDS"),
+            upstream_address=address,
+            cluster_id=environment.string("ISTIO_META_CLUSTER_ID"),
+            headers=tuple((name.lower(), value) for name, value in environment.items("XDS_HEADER_") if name),
+            is_plaintext=is_plaintext,
+            root_path=path,
+            root_pem=roots.read_roots(path) if path else b"",
+            server_name=roots.server_name(address, environment.string("ISTIOD_SAN")),
+            client_key_path=key_path,
+            client_chain_path=chain_path,
+            keepalive_interval_s=environment.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
+            keepalive_timeout_s=environment.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
+            receive_limit_bytes=environment.integer("ISTIO_GPRC_MAXRECVMSGSIZE", 4 << 20),
+            streams_limit=min(environment.integer("ISTIO_GPRC_MAXSTREAMS", 100_000), _STREAMS_LIMIT),
+            wants_name_table=_dns_is_on(environment, node),
+            wants_trust_bundle=environment.boolean("PROXY_CONFIG_XDS_AGENT", default=False),
+        )
+
+
+def _dns_is_on(environment: Environment, node: Node) -> bool:
+    """Source: the reference's local DNS server, when it runs."""
+    captured = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
+    return captured or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False)
