@@ -22,7 +22,6 @@ from pilot_agent.health.checker import Checker, Probe
 from pilot_agent.health.extra_checks import DNS_TEXT, GrpcBootstrapCheck
 from pilot_agent.health.generations import Generations
 from pilot_agent.health.keeper import ReadinessKeeper
-from pilot_agent.health.probers import prober
 from pilot_agent.health.verdict import Verdict
 from pilot_agent.log import get_logger
 from pilot_agent.status import StatusListener, StatusOptions
@@ -161,6 +160,8 @@ class HealthActor(RuntimeActor):
             _check_log.warn("readinessProbe names no method (httpGet, tcpSocket, exec, grpc): ignored")
         if settings is None or settings.method is None:
             return
+        from pilot_agent.health.probers import prober  # noqa: PLC0415  # most workloads have no such probe
+
         application = prober(
             settings.method,
             default_host=self._options.probe_host,

@@ -6,7 +6,6 @@ Source: Go's ServeMux, on which the reference's status server stands, and its ha
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Final
 from urllib.parse import quote
 
@@ -71,5 +70,10 @@ def _redirect(request: Request, path: str) -> Answer:
         status=307,
         content_type="text/html; charset=utf-8",
         headers=(("Location", target),),
-        body=f'<a href="{escape(target)}">Temporary Redirect</a>.\n\n'.encode(),
+        body=f'<a href="{_escaped(target)}">Temporary Redirect</a>.\n\n'.encode(),
     )
+
+
+def _escaped(target: str) -> str:
+    """Return a target, which has no quotes, for an HTML attribute (`html` would cost 1 MB of entities)."""
+    return target.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;")
