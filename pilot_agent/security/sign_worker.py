@@ -19,6 +19,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
 from pilot_agent.security.pem import assemble_chain
 from pilot_agent.security.server_name import server_name
+from pilot_agent.security.status_code import go_code
 from pilot_agent.security.work import Signed, SignRequest, decode, encode, failure
 from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
 
@@ -142,12 +143,6 @@ def translate(error: grpc.RpcError) -> CaUnavailable | CaRefused:
     code = error.code()
     kind = CaUnavailable if code in _RETRYABLE else CaRefused
     return kind(f"create certificate: rpc error: code = {go_code(code)} desc = {error.details()}")
-
-
-def go_code(code: grpc.StatusCode) -> str:
-    """Return a status code as Go prints it: `Unavailable`, `PermissionDenied`, `OK`."""
-    special = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
-    return special.get(code) or code.name.title().replace("_", "")
 
 
 def _channel(wanted: SignRequest) -> grpc.Channel:

@@ -12,7 +12,8 @@ from pilot_agent.security import sign_worker
 from pilot_agent.security.errors import CaRefused, CaUnavailable
 from pilot_agent.security.key_worker import make_key
 from pilot_agent.security.pem import blocks
-from pilot_agent.security.sign_worker import encode_request, go_code, sign
+from pilot_agent.security.sign_worker import encode_request, sign
+from pilot_agent.security.status_code import go_code, go_code_of
 from pilot_agent.security.work import KeyMade, KeyParameters, Signed, SignRequest, encode, result, retries_of
 from proto_gen.istio.v1.auth.certificate_pb2 import IstioCertificateRequest
 from tests.support.small_ca import Authority, SmallCa, pem, provision, public_der, running
@@ -203,3 +204,7 @@ def test_a_chain_of_three_keeps_its_order_and_ends_with_the_root(ca: SmallCa, tm
 )
 def test_status_codes_are_written_as_go_writes_them(code: grpc.StatusCode, text: str) -> None:
     assert go_code(code) == text
+
+
+def test_status_codes_of_messages_are_numbers_and_unknown_ones_stay_so() -> None:
+    assert [go_code_of(number) for number in (0, 13, 99)] == ["OK", "Internal", "Code(99)"]

@@ -1,0 +1,394 @@
+"""CertActor: the workload's identity from key to rotation. Serves no socket; SdsActor does."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, cast
+
+from actors.cert_files import FileSecrets
+from actors.messages.cert import (
+    GetSecret,
+    IdentityRotated,
+    RotateNow,
+    RotationReason,
+    SecretFailed,
+    SecretReady,
+    TrustBundle,
+)
+from actors.messages.control import PeerRestarted, WorkerExited
+from actors.runtime.actor import RuntimeActor
+from actors.runtime.context import Context, Timer, WorkerFinished
+from actors.runtime.roles import Role
+from pilot_agent.environment import go_duration
+from pilot_agent.log import get_logger
+from pilot_agent.security.errors import CaUnavailable, CsrError, SecurityError
+from pilot_agent.security.material import Material
+from pilot_agent.security.options import CaOptions, SecurityOptions
+from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
+from pilot_agent.security.rotation import longest_retry_s, retry_s, seconds_until_rotation, warm_up_retry_s
+from pilot_agent.security.work import KeyMade, Signed, encode, result, retries_of
+from pilot_agent.security.workload import Identity, Workload, pair_material, restored, roots_material
+
+KEY_TIMEOUT_S: Final = 60.0
+SIGN_TIMEOUT_S: Final = 60.0
+LOOK_S: Final = 30.0
+"""How often the wall clock is looked at: a timer alone would miss a suspended machine's time."""
+
+NO_CLIENT: Final = "failed to generate workload certificate: attempted to fetch secret, but ca client is nil"
+
+_log = get_logger("cache")
+_default_log = get_logger()
+_sds_log = get_logger("sds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """To myself: look at the clock and at the files; a regular one is followed by the next."""
+
+    regular: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TryAgain:
+    """To myself: the wait after a failed signing is over."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Signing:
+    """The one signing in flight; `reason` is None for the first certificate."""
+
+    reason: RotationReason | None
+    begun_s: float  # monotonic
+    worker_id: int = -1
+    key: KeyMade | None = None
+
+
+class CertActor(RuntimeActor):
+    """Answers GetSecret, RotateNow and TrustBundle; announces SecretReady and IdentityRotated.
+
+    A rotation fetches the new certificate first; the old one is served until the new one is in hand
+    (the reference drops it before). However many ask at once, one CSR is on its way at most.
+
+    Crash policy: key, chain, roots, rotation time and failures are in the notebook; a restart serves
+    the same certificate and does not ask the CA. A signing in flight is lost and begun anew.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        now: Callable[[], float] = time.time,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(context)
+        self._now, self._draw = now, draw
+        self._options = context.settings(SecurityOptions)
+        self._identity = Identity(spiffe_id=self._options.key.spiffe_id)
+        self._signing: _Signing | None = None
+        self._waiting: set[str] = set()  # names whose asker was not answered yet
+        self._retry: Timer | None = None
+        self._rotation_reason: RotationReason = "due"  # of the rotation that is tried again
+        self._rotation: Timer | None = None
+        self._files = FileSecrets(context, self._options)
+
+    def on_start(self) -> None:
+        """Go on with what the notebook has, or have the first certificate made without being asked."""
+        kept = self.context.notebook.restore(Identity)
+        self._identity, lost = restored(kept, spiffe_id=self._options.key.spiffe_id, now_s=self._now())
+        if kept is not None and lost:
+            _log.warn(f"state of the former process not used: {lost}")
+        self._log_ca()
+        self.context.after(LOOK_S, _Look(regular=True))
+        for served in self._identity.files:
+            self._files.read(served.name)
+        if self._identity.workload is not None:
+            self._announce(WORKLOAD)
+            self._announce(ROOTS)
+            self._schedule(self._identity.workload)
+            self._tell_envoy()
+        elif self._options.ca is not None and not self._files.has(WORKLOAD):
+            self._begin(None)
+        self.context.ready()
+
+    def on_message(self, message: object) -> None:
+        match message:
+            case GetSecret(resource_name=name):
+                self._get_secret(name)
+            case RotateNow(reason=reason):
+                self._rotate(reason)
+            case TrustBundle(ca_certificates_pem=bundle):
+                self._trust_bundle(bundle)
+            case WorkerFinished():
+                self._worker_finished(message)
+            case _Look(regular=regular):
+                self._look()
+                if regular:
+                    self.context.after(LOOK_S, message)
+            case _TryAgain():
+                self._retry = None
+                self._begin(self._rotation_reason if self._identity.workload is not None else None)
+            case PeerRestarted(role=Role.SDS):
+                self._announce(WORKLOAD)
+                self._announce(ROOTS)
+            case PeerRestarted() | WorkerExited():
+                pass
+            case _:
+                _log.warn(f"unexpected message {type(message).__name__}")
+
+    # Asked for
+
+    def _get_secret(self, name: str) -> None:
+        _log.debug(f'generate secret "{name}"')
+        try:
+            comes_from_files = self._files.has(name)
+        except ResourceNameError as error:
+            self._tell_failure(name, str(error))
+            return
+        if comes_from_files:
+            self._files.read(name)
+        elif self._identity.valid_workload(self._now()) is not None:
+            self._announce(name)
+        elif self._options.ca is None:
+            self._tell_failure(name, NO_CLIENT)
+        else:
+            self._waiting.add(name)
+            self._rotate("due")
+
+    def _announce(self, name: str) -> None:
+        """Send what the CA gave for `name`; nothing if there is nothing, or if files have it."""
+        workload = self._identity.valid_workload(self._now())
+        if workload is None or self._files.has(name):
+            return
+        self._waiting.discard(name)
+        made = roots_material(self._identity, workload) if name == ROOTS else pair_material(workload)
+        self._send(made)
+
+    def _send(self, material: Material) -> None:
+        fields = {field.name: getattr(material, field.name) for field in dataclasses.fields(material)}
+        fields["resource_name"] = fields.pop("name")
+        self.context.send(Role.SDS, SecretReady(**fields))
+
+    def _tell_failure(self, name: str, reason: str) -> None:
+        self._waiting.discard(name)
+        self.context.send(Role.SDS, SecretFailed(resource_name=name, reason=reason))
+
+    def _trust_bundle(self, bundle: tuple[str, ...]) -> None:
+        if "".join(bundle) == "".join(self._identity.trust_bundle):
+            return
+        numbered, version_info = self._identity.numbered(self._now())
+        self._keep(replace(numbered, trust_bundle=bundle, roots_version_info=version_info))
+        self._announce(ROOTS)
+        if self._files.has(ROOTS):
+            self._files.read(ROOTS)
+        if self._identity.workload is not None:
+            self._rotate("trust_bundle_changed")
+
+    # Signing: key, then CSR to the CA, then in place
+
+    def _rotate(self, reason: RotationReason) -> None:
+        if self._options.ca is None:
+            return
+        self._rotation_reason = reason
+        self._begin(reason if self._identity.workload is not None else None)
+
+    def _begin(self, reason: RotationReason | None) -> None:
+        if self._signing is not None:
+            return
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._signing = _Signing(reason=reason, begun_s=time.monotonic())
+        _log.debug(f"resource:{WORKLOAD} constructed host name for CSR: {self._options.key.spiffe_id}")
+        self._signing.worker_id = self.context.run_worker(
+            "key", encode(self._options.key), timeout_s=KEY_TIMEOUT_S
+        )
+
+    def _worker_finished(self, finished: WorkerFinished) -> None:
+        if finished.kind == "files":
+            self._file_read(finished)
+            return
+        signing = self._signing
+        if signing is None or signing.worker_id != finished.worker_id:
+            return
+        try:
+            if finished.kind == "key":
+                self._key_made(signing, result(_delivered(finished, CsrError), KeyMade))
+            else:
+                self._count_call(finished)
+                self._install(signing, result(_delivered(finished, CaUnavailable), Signed))
+        except (SecurityError, ValueError) as error:
+            self._signing_failed(f"failed to generate workload certificate: {error}")
+
+    def _key_made(self, signing: _Signing, key: KeyMade) -> None:
+        ca = cast("CaOptions", self._options.ca)  # nothing is signed without one
+        signing.key = key
+        self.context.count("num_outgoing_requests", request_type="csr")
+        request = replace(ca.request, csr_pem=key.csr_pem)
+        signing.worker_id = self.context.run_worker("sign", encode(request), timeout_s=SIGN_TIMEOUT_S)
+
+    def _count_call(self, finished: WorkerFinished) -> None:
+        retries = retries_of(finished.result) if finished.result is not None else 0
+        if retries:
+            self.context.count("num_outgoing_retries", float(retries), request_type="csr")
+
+    def _install(self, signing: _Signing, signed: Signed) -> None:
+        key = cast("KeyMade", signing.key)
+        now_s, before = self._now(), self._identity.workload
+        sign = 1 if self._draw() < 0.5 else -1
+        delay_s = seconds_until_rotation(
+            created_s=now_s,
+            not_after_s=signed.not_after_unix_s,
+            now_s=now_s,
+            grace_ratio=self._options.grace_ratio,
+            jitter=sign * self._draw() * self._options.grace_ratio_jitter,
+        )
+        self.context.count("outgoing_latency", signed.call_ms, request_type="csr")
+        identity, version_info = self._identity.numbered(now_s)
+        workload = Workload(
+            key_pem=key.key_pem,
+            chain_pem=signed.chain_pem,
+            root_pem=signed.root_pem,
+            created_s=now_s,
+            not_after_s=signed.not_after_unix_s,
+            serial_number=signed.serial_number,
+            rotate_at_s=now_s + delay_s,
+            version_info=version_info,
+        )
+        is_new_root = before is None or before.root_pem != signed.root_pem
+        if is_new_root:
+            identity, roots_version_info = identity.numbered(now_s)
+            identity = replace(identity, roots_version_info=roots_version_info)
+        self._signing = None
+        untold = signing.reason or "" if before is not None else ""
+        self._keep(replace(identity, workload=workload, failures=0, untold=untold))
+        self._log_new(workload, latency_s=time.monotonic() - signing.begun_s)
+        self._schedule(workload)
+        self._announce(WORKLOAD)
+        if is_new_root:
+            _log.info("Root cert has changed, start rotating root cert")
+            _log.info("returned workload trust anchor from cache", ttl=self._ttl(workload))
+        if is_new_root or ROOTS in self._waiting:
+            self._announce(ROOTS)
+        for name in tuple(self._waiting):
+            self._announce(name)
+        self._tell_envoy()
+
+    def _tell_envoy(self) -> None:
+        """Say what was not said yet; after a kill in between it is said again rather than never."""
+        workload, reason = self._identity.workload, self._identity.untold
+        if workload is None or not reason:
+            return
+        self.context.send(
+            Role.ENVOY,
+            IdentityRotated(
+                reason=cast("RotationReason", reason),
+                serial_number=workload.serial_number,
+                not_after_unix_s=workload.not_after_s,
+            ),
+        )
+        self._keep(replace(self._identity, untold=""))
+
+    def _signing_failed(self, reason: str) -> None:
+        if self._signing is not None and self._signing.key is not None:
+            self.context.count("num_failed_outgoing_requests", request_type="csr")
+        self._signing = None
+        self._keep(replace(self._identity, failures=self._identity.failures + 1))
+        delay_s = self._retry_delay_s()
+        self._retry = self.context.after(delay_s, _TryAgain())
+        workload = self._identity.valid_workload(self._now())
+        if workload is None:
+            _sds_log.warn(f"failed to warm certificate: {reason}", retry=go_duration(delay_s))
+        else:
+            _log.error(
+                f"rotation failed, the certificate at hand is served on: {reason}",
+                ttl=self._ttl(workload),
+                retry=go_duration(delay_s),
+            )
+        for name in tuple(self._waiting):
+            self._tell_failure(name, reason)
+
+    def _retry_delay_s(self) -> float:
+        failures, workload = self._identity.failures, self._identity.valid_workload(self._now())
+        if workload is None:
+            return warm_up_retry_s(failures=failures, spread=2 * self._draw() - 1)
+        longest_s = longest_retry_s(remaining_s=workload.not_after_s - self._now())
+        return retry_s(failures=failures, longest_s=longest_s, share=self._draw())
+
+    # Time
+
+    def _schedule(self, workload: Workload) -> None:
+        delay_s = workload.rotate_at_s - self._now()
+        _log.debug(f"scheduled certificate for rotation in {go_duration(delay_s)}", resource=WORKLOAD)
+        if self._rotation is not None:
+            self._rotation.cancel()
+        self._rotation = self.context.after(max(delay_s, 0.0), _Look(regular=False))
+        self._gauge()
+
+    def _look(self) -> None:
+        """Rotate if it is due, and see whether files have changed. Comes at the due time and regularly."""
+        workload = self._identity.workload
+        is_due = workload is not None and self._now() >= workload.rotate_at_s
+        if is_due and self._retry is None and not self._files.has(WORKLOAD):
+            self._rotate("due")
+        self._files.look()
+        self._gauge()
+
+    def _gauge(self) -> None:
+        workload = self._identity.workload
+        if workload is not None:
+            self.context.gauge(
+                "cert_expiry_seconds", workload.not_after_s - self._now(), resource_name=WORKLOAD
+            )
+
+    # Files
+
+    def _file_read(self, finished: WorkerFinished) -> None:
+        outcome = self._files.finished(finished, self._identity, self._now())
+        if outcome is None:
+            return
+        if isinstance(outcome, SecretFailed):
+            self.context.count("num_file_secret_failures_total")
+            self.context.send(Role.SDS, outcome)
+            return
+        self._keep(outcome.identity)
+        self._send(outcome.material)
+        if outcome.rotated is not None:
+            self.context.send(Role.ENVOY, outcome.rotated)
+
+    # Notebook and log
+
+    def _keep(self, identity: Identity) -> None:
+        self._identity = identity
+        self.context.notebook.save(identity)
+
+    def _ttl(self, workload: Workload) -> str:
+        return go_duration(workload.not_after_s - self._now())
+
+    def _log_new(self, workload: Workload, *, latency_s: float) -> None:
+        _log.info(
+            "generated new workload certificate",
+            resourceName=WORKLOAD,
+            latency=go_duration(latency_s),
+            ttl=self._ttl(workload),
+        )
+
+    def _log_ca(self) -> None:
+        ca = self._options.ca
+        if ca is None or self.context.incarnation > 1:
+            return
+        _default_log.info(f"CA Endpoint {ca.request.address}, provider {ca.provider}")
+        if not ca.request.plaintext:
+            _default_log.info(f"Using CA {ca.request.address} cert with certs: {ca.request.root_path}")
+
+
+def _delivered(finished: WorkerFinished, kind: type[SecurityError]) -> bytes:
+    """Return the worker's result.
+
+    Raises:
+        SecurityError: of this kind; the worker itself came to an end without one.
+    """
+    if finished.result is None:
+        raise kind(f"{finished.kind} worker: {finished.error}")
+    return finished.result

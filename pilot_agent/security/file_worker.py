@@ -1,0 +1,69 @@
+"""Reads certificate files and checks them. Runs in a short-lived worker process only.
+
+Source: the reference's reading of certificate files. Its busy loop with FILE_DEBOUNCE_DURATION=0 is not kept.
+"""
+
+import random
+import time
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from pilot_agent.log import get_logger
+from pilot_agent.security.errors import FileError
+from pilot_agent.security.pem import blocks
+from pilot_agent.security.work import FilesRead, FilesRequest, decode, encode, failure
+
+SHORTEST_WAIT_S: Final = 0.01
+_log = get_logger("cache")
+
+
+def read_files(request: bytes) -> bytes:
+    """Take an encoded FilesRequest, return an encoded FilesRead or a failure.
+
+    Tried again for `limit_s`, since key and certificate may be replaced one after the other.
+    """
+    wanted = decode(request, FilesRequest)
+    end, wait_s = time.monotonic() + wanted.limit_s, max(wanted.first_wait_s, SHORTEST_WAIT_S)
+    while True:
+        try:
+            return encode(_roots(wanted.root_path) if wanted.root_path else _pair(wanted))
+        except (OSError, ValueError, TypeError) as error:
+            if time.monotonic() + wait_s > end:
+                return failure(FileError(f"context deadline exceeded with last error: {error}"))
+        time.sleep(wait_s * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, not a secret
+        wait_s *= 1.5
+
+
+def _roots(path: str) -> FilesRead:
+    """Keep the blocks that are certificates; say which are not."""
+    kept = []
+    for block in blocks(Path(path).read_text()):
+        try:
+            kept.append(x509.load_pem_x509_certificate(block.encode()).public_bytes(Encoding.PEM).decode())
+        except ValueError as error:
+            _log.error(f"a block of {path} is no certificate and is left out: {error}")
+    if not kept:
+        raise ValueError(f"{path}: no valid certificate")
+    return FilesRead(root_pem="".join(kept))
+
+
+def _pair(wanted: FilesRequest) -> FilesRead:
+    chain, key = Path(wanted.cert_path).read_text(), Path(wanted.key_path).read_text()
+    leaf = x509.load_pem_x509_certificate(chain.encode())
+    public = load_pem_private_key(key.encode(), None).public_key()
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if leaf.public_key().public_bytes(*form) != public.public_bytes(*form):
+        raise ValueError(f"{wanted.key_path} does not belong to {wanted.cert_path}")
+    return FilesRead(
+        chain_pem=chain,
+        key_pem=key,
+        not_after_unix_s=leaf.not_valid_after_utc.timestamp(),
+        serial_number=f"{leaf.serial_number:x}",
+    )

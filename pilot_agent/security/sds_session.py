@@ -1,0 +1,208 @@
+"""One SDS stream at work: requests and changes in, responses out, in order.
+
+The thread that gRPC gives the stream runs `responses`; a second one reads requests into the same inbox,
+so that a change of material can wake the stream.
+"""
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from pilot_agent.environment import go_duration
+from pilot_agent.log import get_logger
+from pilot_agent.security.errors import SecurityError
+from pilot_agent.security.material import Material
+from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
+from pilot_agent.security.sds_stream import (
+    NEW_STREAM,
+    Ack,
+    MissingNode,
+    Nack,
+    Respond,
+    Stale,
+    Unsubscribe,
+    react,
+    sent,
+)
+from pilot_agent.security.sds_wire import DiscoveryRequest, decode_request, encode_response
+from pilot_agent.security.secret_store import SecretStore
+from pilot_agent.security.status_code import go_code_of
+from pilot_agent.wire import WireError
+
+_log = get_logger("ads")
+_cache_log = get_logger("cache")
+
+
+class Count(Protocol):
+    """Adds to a counter."""
+
+    def __call__(self, name: str, value: float = 1.0, **labels: str) -> None: ...
+
+
+class StreamFailedError(Exception):
+    """The stream ends with this status."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What all streams of a server share."""
+
+    store: SecretStore
+    encode: Callable[[str, Material], bytes]  # resource name and material → Secret
+    material_name: Callable[[str], str]
+    count: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Changed:
+    """New material of this name is in the store."""
+
+    material: str
+
+
+class Session:
+    """The state of one stream; `number` names it in the log."""
+
+    def __init__(self, number: int, serving: Serving) -> None:
+        self.number, self._serving = number, serving
+        self._inbox: queue.SimpleQueue[bytes | _Changed | None] = queue.SimpleQueue()
+        self._subscription = NEW_STREAM
+        self._served: dict[str, str] = {}  # resource name → version_info
+        self._ended = threading.Event()
+
+    def read(self, requests: Iterator[bytes]) -> None:
+        """Put requests into the inbox until there are no more; runs on a thread of its own."""
+        try:
+            for request in requests:
+                self._inbox.put(request)
+        except grpc.RpcError:
+            pass  # cancelled by Envoy: its end is all there is to say
+        finally:
+            self._inbox.put(None)
+
+    def changed(self, material: str) -> None:
+        """Tell the stream that new material is there; does not block."""
+        self._inbox.put(_Changed(material=material))
+
+    def end(self) -> None:
+        """Let the stream end, even while it waits for material."""
+        self._ended.set()
+        self._inbox.put(None)
+        self._serving.store.wake()
+
+    def responses(self) -> Iterator[bytes]:
+        """Yield what Envoy is to be sent, until its stream ends.
+
+        Raises:
+            StreamFailedError: the stream is to end with a status.
+            WaitEndedError: Envoy is gone.
+        """
+        while (event := self._inbox.get()) is not None:
+            names = self._names_changed(event) if isinstance(event, _Changed) else self._names_asked(event)
+            if names:
+                yield self._response(names)
+
+    def _names_changed(self, event: _Changed) -> tuple[str, ...]:
+        current = self._serving.store.current(event.material)
+        return tuple(
+            name
+            for name in self._subscription.resource_names
+            if self._material_name(name) == event.material
+            and current is not None
+            and self._served.get(name) != current.version_info
+        )
+
+    def _names_asked(self, data: bytes) -> tuple[str, ...]:
+        try:
+            request = decode_request(data)
+        except WireError as error:
+            raise StreamFailedError(
+                grpc.StatusCode.INTERNAL, f"grpc: error unmarshalling request: {error}"
+            ) from error
+        was_identified = self._subscription.identified
+        self._subscription, reaction = react(self._subscription, request)
+        if self._subscription.identified and not was_identified:
+            _log.info(f"ADS: new connection for node:{self.number}")
+        match reaction:
+            case Respond(resource_names=names, initial=initial):
+                verb = "INIT/RECONNECT" if initial else "RESOURCE CHANGE"
+                self._debug(verb, request)
+                return names
+            case MissingNode():
+                raise StreamFailedError(grpc.StatusCode.INVALID_ARGUMENT, "missing node information")
+            case Ack():
+                self._serving.count("sds_acks")
+                self._debug("ACK", request)
+            case Nack(code=code, message=message):
+                self._serving.count("pilot_total_xds_rejects", type="sds")
+                _log.warn(f"ADS:SDS: ACK ERROR {self.number} {go_code_of(code)}:{message}")
+            case Stale(got=got, expected=expected):
+                self._serving.count("pilot_xds_expired_nonce", type="sds")
+                _log.debug(f"ADS:SDS: REQ {self.number} Expired nonce received {got}, sent {expected}")
+            case Unsubscribe():
+                self._served.clear()
+                self._debug("UNSUBSCRIBE", request)
+            case _:
+                pass
+        return ()
+
+    def _debug(self, verb: str, request: DiscoveryRequest) -> None:
+        if _log.enabled("debug"):
+            _log.debug(f"ADS:SDS: {verb} {self.number} {request.version_info} {request.response_nonce}")
+
+    def _response(self, names: tuple[str, ...]) -> bytes:
+        found = [(name, self._material(name)) for name in names]
+        nonce = str(uuid.uuid4())
+        self._subscription = sent(self._subscription, nonce)
+        self._served |= {name: material.version_info for name, material in found}
+        return encode_response(
+            version_info=max((material.version_info for _, material in found), key=_version_number),
+            nonce=nonce,
+            secrets=(self._serving.encode(name, material) for name, material in found),
+        )
+
+    def _material(self, name: str) -> Material:
+        material_name = self._material_name(name)
+        at_hand = self._serving.store.current(material_name)
+        if at_hand is not None:
+            self._log_hit(at_hand)
+            return at_hand
+        try:
+            return self._serving.store.wait_for(material_name, self._ended.is_set)
+        except SecurityError as error:
+            raise _failed(name, str(error)) from error
+
+    def _material_name(self, name: str) -> str:
+        try:
+            return self._serving.material_name(name)
+        except ResourceNameError as error:
+            raise _failed(name, str(error)) from error
+
+    def _log_hit(self, material: Material) -> None:
+        if material.name not in (WORKLOAD, ROOTS):
+            return
+        workload = material if material.name == WORKLOAD else self._serving.store.current(WORKLOAD)
+        what = "certificate" if material.name == WORKLOAD else "trust anchor"
+        ttl_s = workload.not_after_unix_s - time.time() if workload else 0.0
+        _cache_log.info(f"returned workload {what} from cache", ttl=go_duration(ttl_s))
+
+
+def _failed(name: str, cause: str) -> StreamFailedError:
+    return StreamFailedError(grpc.StatusCode.UNKNOWN, f"failed to generate secret for {name}: {cause}")
+
+
+def _version_number(version_info: str) -> int:
+    """Return the counter behind the last slash; -1 where there is none."""
+    number = version_info.rpartition("/")[2]
+    return int(number) if number.isdecimal() else -1

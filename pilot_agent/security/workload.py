@@ -1,0 +1,95 @@
+"""What CertActor keeps: the workload's certificate, the mesh's trust bundle, and the versions given out."""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from pilot_agent.security.material import Material
+from pilot_agent.security.pem import blocks, merge_bundles
+from pilot_agent.security.resource_names import ROOTS, WORKLOAD
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One certificate with its key; times are seconds since the epoch."""
+
+    key_pem: str = field(repr=False)
+    chain_pem: str
+    root_pem: str  # as the CA sent it, not merged
+    created_s: float  # the local clock when it was signed
+    not_after_s: float
+    serial_number: str
+    rotate_at_s: float
+    version_info: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileServed:
+    """Material that came from files: what it was, so that a change is known for one."""
+
+    name: str
+    digest: str
+    version_info: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The notebook's state. `untold` is the reason of a rotation that Envoy's actor was not told yet."""
+
+    format: int = FORMAT
+    spiffe_id: str
+    workload: Workload | None = None
+    trust_bundle: tuple[str, ...] = ()
+    roots_version_info: str = ""
+    last_version: int = 0
+    failures: int = 0  # signings that failed in a row
+    untold: str = ""
+    files: tuple[FileServed, ...] = ()
+
+    def numbered(self, now_s: float) -> tuple["Identity", str]:
+        """Return a new version_info (RFC 3339 time, slash, counter) and the identity that has given it."""
+        number = self.last_version + 1
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
+        return replace(self, last_version=number), f"{stamp}/{number}"
+
+    def valid_workload(self, now_s: float) -> Workload | None:
+        """Return the certificate unless there is none or it has expired."""
+        workload = self.workload
+        return workload if workload is not None and workload.not_after_s > now_s else None
+
+
+def restored(kept: Identity | None, *, spiffe_id: str, now_s: float) -> tuple[Identity, str]:
+    """Return the identity to begin with, and why nothing was taken over (empty if it was).
+
+    The trust bundle stays even when the certificate has expired.
+    """
+    fresh = Identity(spiffe_id=spiffe_id)
+    if kept is None:
+        return fresh, "nothing kept"
+    if kept.format != FORMAT or kept.spiffe_id != spiffe_id:
+        return fresh, f"kept for {kept.spiffe_id!r} in format {kept.format}"
+    workload = kept.valid_workload(now_s)
+    if workload is None:
+        return replace(kept, workload=None), "no certificate, or an expired one"
+    if not (blocks(workload.chain_pem, "CERTIFICATE") and "PRIVATE KEY-----" in workload.key_pem):
+        return fresh, "damaged"
+    return kept, ""
+
+
+def pair_material(workload: Workload) -> Material:
+    """Return the key pair as it is served."""
+    return Material(
+        name=WORKLOAD,
+        version_info=workload.version_info,
+        certificate_chain_pem=workload.chain_pem.encode(),
+        private_key_pem=workload.key_pem.encode(),
+        not_after_unix_s=workload.not_after_s,
+    )
+
+
+def roots_material(identity: Identity, workload: Workload) -> Material:
+    """Return the roots as they are served: the CA's merged with the trust bundle."""
+    merged = merge_bundles(workload.root_pem, identity.trust_bundle)
+    return Material(name=ROOTS, version_info=identity.roots_version_info, trusted_ca_pem=merged.encode())
