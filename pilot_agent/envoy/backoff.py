@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Final
 
 from tenacity import RetryCallState, Retrying
-from tenacity.wait import wait_base, wait_exponential_jitter
+from tenacity.wait import wait_base, wait_exponential, wait_random
 
-_CRASH: Final = wait_exponential_jitter(initial=0.2, max=10.0, exp_base=2, jitter=0.2)
-_HOT_RESTART: Final = wait_exponential_jitter(initial=10.0, max=600.0, exp_base=2, jitter=5.0)
+_CRASH: Final = wait_exponential(multiplier=0.2, max=10.0) + wait_random(0.0, 0.2)
+_HOT_RESTART: Final = wait_exponential(multiplier=10.0, max=600.0) + wait_random(0.0, 5.0)
 
 
 def _drawn(strategy: wait_base) -> Callable[[int], float]:
