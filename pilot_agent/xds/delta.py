@@ -34,6 +34,7 @@ class _Type:
     held: dict[bytes, bytes] = field(default_factory=dict)  # name → version that Envoy may hold
     unanswered: dict[str, _Sent] = field(default_factory=dict)  # nonce → response of this leg, in order
     last_nonce: str = ""  # of this leg, answered by Envoy; may be named again
+    is_told: bool = False  # this leg has had a request for the type
 
     @property
     def is_wanted(self) -> bool:
@@ -58,6 +59,7 @@ class DeltaSubscriptions:
                 each.held.update(dict.fromkeys((*sent.versions, *sent.removed), _UNSURE))
             each.unanswered.clear()
             each.last_nonce = ""
+            each.is_told = each.is_wanted
         return [
             self._with_node(_first_request(type_url, each), has_node=False)
             for type_url, each in self.types.items()
@@ -76,10 +78,14 @@ class DeltaSubscriptions:
         known = self.types.get(seen.type_url)
         if known is None:
             self.types[seen.type_url] = known = _first_seen(seen)
+            known.is_told = True
         stale = self._is_stale(seen, known)
         if not stale:
             _answered(known, seen)
         _subscribed(known, seen)
+        if not (known.is_told or seen.subscribe):
+            return None  # without a name, the first request of a leg would mean everything
+        known.is_told = True
         if stale:
             if not (seen.subscribe or seen.unsubscribe):
                 return None

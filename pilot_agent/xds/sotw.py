@@ -21,6 +21,7 @@ class _Type:
     ever_named: bool  # names were given once, so that none means unsubscribed, no longer "all"
     names: bool  # names are given now
     version_info: str = ""  # of the last response that Envoy accepted
+    is_told: bool = True  # this leg has had a request for the type
     nonces: list[str] = field(default_factory=list)  # of this leg, oldest first; the last accepted stays
 
     @property
@@ -43,6 +44,7 @@ class SotwSubscriptions:
         self._leg_has_node = False
         for each in self.types.values():
             each.nonces.clear()
+            each.is_told = each.is_wanted
         return [self._with_node(each.asked, has_node=False) for each in self.types.values() if each.is_wanted]
 
     def request(self, body: bytes) -> bytes | None:
@@ -56,6 +58,9 @@ class SotwSubscriptions:
             self.node = seen.spans.encoded(_NODE)
         before = self.types.get(seen.type_url)
         known, changed = self._note(seen, before)
+        if not (known.is_told or known.is_wanted):
+            return None  # unsubscribed; as the first request of a leg it would mean everything
+        known.is_told = True
         if self._is_stale(seen, known):
             if not changed:
                 return None
