@@ -19,6 +19,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.version import build_info
 
 if TYPE_CHECKING:
+    from actors.runtime.workers import Prestarted
     from pilot_agent.proxyconfig import ProxyFlags
 
 _QUIET_GRPC: Final = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
@@ -38,7 +39,7 @@ def run(invocation: Invocation) -> int:
     _log_start(values)
     role = _role(invocation.arguments)
     environment = Environment(os.environ)
-    before_heavy_imports(environment)
+    prestarted = before_heavy_imports(environment)
     try:
         settings = _settings(environment, _proxy_flags(role, values))
     except ValueError as error:  # each topic's own errors derive from it
@@ -46,16 +47,24 @@ def run(invocation: Invocation) -> int:
     finally:
         for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
             _log.warn(warning)
-    return _run_tree(settings)
+    return _run_tree(settings, prestarted)
 
 
-def before_heavy_imports(environment: Environment) -> None:
-    """Begin what another process can do while this one imports.
+def before_heavy_imports(environment: Environment) -> "tuple[Prestarted, ...]":
+    """Begin what another process can do while this one imports: the first key and its CSR.
 
     Called after the flags were found good and before any module of a topic is loaded: the process is
     still small and has one thread, so a fork is cheap and safe. What is begun here must end by itself
-    when this process does, for the configuration may still turn out to be wrong.
+    when this process does, for the configuration may still turn out to be wrong. Where certificates come
+    from files, the key is made for nothing (50 ms on another core).
     """
+    if environment.boolean("FILE_MOUNTED_CERTS", default=False):
+        return ()
+    from actors.runtime.prestart import prestart  # noqa: PLC0415  # needs no gRPC
+    from pilot_agent.security.work import KeyParameters, encode  # noqa: PLC0415
+    from pilot_agent.security.workers import WORKERS  # noqa: PLC0415
+
+    return (prestart("key", WORKERS["key"], encode(KeyParameters.read(environment))),)
 
 
 def _log_start(values: Values) -> None:
@@ -118,13 +127,20 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     )
 
 
-def _run_tree(settings: tuple[object, ...]) -> int:
+def _run_tree(settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]") -> int:
     """Import what is heavy, and hand over to the actors."""
     for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
         os.environ.setdefault(name, value)
     from actors.tree import run_tree  # noqa: PLC0415  # imports gRPC
-
     from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
+    from pilot_agent.status.listener import StatusListener, open_listener  # noqa: PLC0415
+    from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
 
     bridge_library_logs()
-    return run_tree(settings)
+    status = next(topic for topic in settings if isinstance(topic, StatusOptions))
+    descriptor = listening.detach() if (listening := open_listener(status)) is not None else -1
+    return run_tree(
+        (*settings, StatusListener(descriptor=descriptor)),
+        kept=(descriptor,) if descriptor >= 0 else (),
+        prestarted=prestarted,
+    )
