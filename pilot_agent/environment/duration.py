@@ -1,21 +1,21 @@
 """Go's notation for durations, in which the reference reads and prints them."""
 
 import re
-from decimal import Decimal
 from typing import Final
 
-_UNIT_S: Final = {
-    "ns": Decimal("1e-9"),
-    "us": Decimal("1e-6"),
-    "µs": Decimal("1e-6"),
-    "μs": Decimal("1e-6"),
-    "ms": Decimal("1e-3"),
-    "s": Decimal(1),
-    "m": Decimal(60),
-    "h": Decimal(3600),
+_UNIT_NS: Final = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,  # the micro sign
+    "μs": 10**3,  # the Greek letter
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
 }
-_PART: Final = re.compile(r"([0-9]*\.?[0-9]*)(ns|us|µs|μs|ms|s|m|h)")
-_LIMIT_S: Final = Decimal(2**63) / Decimal(10**9)
+_PART: Final = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]*)")
+_LIMIT_NS: Final = 2**63
+_DIGITS: Final = 30  # more cannot matter in 64 bits, and Python refuses to read thousands
 
 
 def duration_s(text: str) -> float:
@@ -27,16 +27,40 @@ def duration_s(text: str) -> float:
     sign, rest = (-1, text[1:]) if text.startswith("-") else (1, text.removeprefix("+"))
     if rest == "0":
         return 0.0
-    total, at = Decimal(0), 0
+    total_ns = at = 0
     while at < len(rest):
         part = _PART.match(rest, at)
-        if part is None or part[1] in ("", "."):
-            raise ValueError(f'time: invalid duration "{text}"')
-        total += Decimal(part[1]) * _UNIT_S[part[2]]
+        assert part is not None, "the pattern matches nothing, too"
+        total_ns += _part_ns(text, *part.groups(""))
         at = part.end()
-    if not rest or total >= _LIMIT_S:
-        raise ValueError(f'time: invalid duration "{text}"')
-    return float(sign * total)
+    if not rest or total_ns - (sign < 0) >= _LIMIT_NS:
+        raise ValueError(f"time: invalid duration {_quoted(text)}")
+    return sign * total_ns / 10**9
+
+
+def _part_ns(text: str, whole: str, fraction: str, unit: str) -> int:
+    if not whole and not fraction:
+        raise ValueError(f"time: invalid duration {_quoted(text)}")
+    if not unit:
+        raise ValueError(f"time: missing unit in duration {_quoted(text)}")
+    if unit not in _UNIT_NS:
+        raise ValueError(f"time: unknown unit {_quoted(unit)} in duration {_quoted(text)}")
+    size_ns = _UNIT_NS[unit]
+    whole, fraction = whole.lstrip("0")[:_DIGITS], fraction[:_DIGITS]
+    scale: int = 10 ** len(fraction)
+    return int(whole or 0) * size_ns + int(fraction or 0) * size_ns // scale
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as Go's `time` package quotes it: what is not ASCII byte by byte."""
+    data = text.encode(errors="surrogateescape")
+    return '"' + "".join(_quoted_byte(byte) for byte in data) + '"'
+
+
+def _quoted_byte(byte: int) -> str:
+    if not 0x20 <= byte < 0x7F:
+        return f"\\x{byte:02x}"
+    return "\\" + chr(byte) if byte in b'"\\' else chr(byte)
 
 
 def go_duration(seconds: float) -> str:

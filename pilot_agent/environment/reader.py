@@ -1,15 +1,17 @@
 """Typed reading of variables: a bad value gives one warning and the default."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
 
-from pilot_agent.environment.duration import duration_s
+from pilot_agent.environment.duration import duration_s, go_duration
 from pilot_agent.gotext import parse_bool, quote
 
 T = TypeVar("T")
 
 _INT: Final = re.compile(r"[+-]?[0-9]+")
+_INT_DIGITS: Final = 1000  # Python refuses to read thousands
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -42,7 +44,7 @@ class Environment:
 
     def seconds(self, name: str, default_s: float) -> float:
         """Return a Go duration in seconds."""
-        return self._parsed(name, default_s, duration_s)
+        return self._parsed(name, default_s, duration_s, go_duration(default_s))
 
     def items(self, prefix: str = "") -> Iterator[tuple[str, str]]:
         """Yield (name without `prefix`, value) of every variable that begins with it, in order."""
@@ -57,15 +59,16 @@ class Environment:
     def __contains__(self, name: str) -> bool:
         return name in self._variables
 
-    def _parsed(self, name: str, default: T, parse: Callable[[str], T]) -> T:
+    def _parsed(self, name: str, default: T, parse: Callable[[str], T], shown: str = "") -> T:
         text = self._variables.get(name)
         if text is None:
             return default
         try:
             return parse(text)
         except ValueError as error:
+            shown = shown or (str(default).lower() if isinstance(default, bool) else str(default))
             self.warnings.append(
-                f"Invalid environment variable value `{text}` for {name}, using default {default}: {error}"
+                f"Invalid environment variable value `{text}` for {name}, using default {shown}: {error}"
             )
             return default
 
@@ -73,10 +76,14 @@ class Environment:
 def _parse_int(text: str) -> int:
     if not _INT.fullmatch(text):
         raise ValueError(f"strconv.Atoi: parsing {quote(text)}: invalid syntax")
+    if len(text) > _INT_DIGITS or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"strconv.Atoi: parsing {quote(text)}: value out of range")
     return int(text)
 
 
 def _parse_float(text: str) -> float:
     if not _FLOAT.fullmatch(text):
         raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: invalid syntax")
-    return float(text)
+    if math.isinf(value := float(text)):
+        raise ValueError(f"strconv.ParseFloat: parsing {quote(text)}: value out of range")
+    return value

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,11 @@ def test_lines_of_several_processes_never_mix_on_a_pipe(pipe: tuple[int, int]) -
     sink = sink_to(writer)
     sizes = (10, 4095, 4096, 5000, LONG)
 
-    def write(letter: str) -> Callable[[], None]:
-        return lambda: [sink.write(letter * size) for _ in range(5) for size in sizes] and None
+    def write(letter: str) -> None:
+        for size in 5 * sizes:
+            sink.write(letter * size)
 
-    children = [in_child(write(letter)) for letter in "abcd"]
+    children = [in_child(partial(write, letter)) for letter in "abcd"]
     os.close(writer)
     sink.close()
     written = collected(reader)
@@ -78,14 +80,22 @@ def test_lines_of_several_processes_never_mix_on_a_pipe(pipe: tuple[int, int]) -
 def test_lines_of_several_threads_never_mix(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     sink = sink_to(writer)
-    threads = [
-        threading.Thread(target=lambda letter=letter: [sink.write(letter * LONG) for _ in range(5)])
-        for letter in "abc"
-    ]
+
+    def write(letter: str) -> None:
+        for _ in range(5):
+            sink.write(letter * LONG)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abc"]
+
+    def close_behind_them() -> None:
+        for thread in threads:
+            thread.join()
+        sink.close()
+
     os.close(writer)
     for thread in threads:
         thread.start()
-    closer = threading.Thread(target=lambda: ([thread.join() for thread in threads], sink.close()))
+    closer = threading.Thread(target=close_behind_them)
     closer.start()
     written = collected(reader)
     closer.join()
