@@ -146,7 +146,7 @@ def _substituted(patterns: Iterable[str], addresses: Sequence[str]) -> list[str]
     return [
         pattern.replace("{pod_ip}", address)
         for pattern in patterns
-        for address in (addresses if "{pod_ip}" in pattern else ("",))
+        for address in (dict.fromkeys(addresses) if "{pod_ip}" in pattern else ("",))
     ]
 
 

@@ -26,13 +26,7 @@ def upstream_tls(
     if mode not in ("SIMPLE", "MUTUAL", "ISTIO_MUTUAL"):
         return {}
     mesh = mode == "ISTIO_MUTUAL"
-    names = [{"exact": name} for name in settings.get("subjectAltNames", ())]
-    validation: Json = {
-        "default_validation_context": {"match_subject_alt_names": names} if names else {},
-    }
-    if root := _root_secret(mode, settings, metadata):
-        validation["validation_context_sds_secret_config"] = _secret(root, wait_for_ever=mesh)
-    common: Json = {"combined_validation_context": validation}
+    common = _validation(_root_secret(mode, settings, metadata), settings, wait_for_ever=mesh)
     if certificate := _certificate_secret(mode, settings, metadata):
         common["tls_certificate_sds_secret_configs"] = [_secret(certificate, wait_for_ever=mesh)]
     if alpn:
@@ -41,6 +35,24 @@ def upstream_tls(
     if sni := settings.get("sni") or (default_sni if mesh else ""):
         context["sni"] = sni
     return {"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}
+
+
+def _validation(root: str, settings: Mapping[str, Any], *, wait_for_ever: bool) -> Json:
+    """Return how the server is verified: by the SDS secret `root`, else by the system's roots.
+
+    Without a root the reference leaves the secret out of a message that must have one, and Envoy refuses
+    to start.
+    """
+    names = [{"exact": name} for name in settings.get("subjectAltNames", ())]
+    match: Json = {"match_subject_alt_names": names} if names else {}
+    if not root:
+        return {"validation_context": {"system_root_certs": {}} | match}
+    return {
+        "combined_validation_context": {
+            "default_validation_context": match,
+            "validation_context_sds_secret_config": _secret(root, wait_for_ever=wait_for_ever),
+        }
+    }
 
 
 def mesh_server_tls() -> Json:
