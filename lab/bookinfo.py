@@ -255,12 +255,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all applications until SIGINT or SIGTERM; prints one line when all listen."""
     parser = argparse.ArgumentParser(prog="python -m lab.bookinfo", description="Bookinfo, all in one.")
     parser.add_argument("--config", type=Path, default=BOOKINFO)
+    parser.add_argument("--port-shift", type=int, default=0, help="added to every port of the file")
     options = parser.parse_args(arguments)
     quit_now = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: quit_now.set())
     try:
-        with Bookinfo(load_mesh(options.config)):
+        with Bookinfo(load_mesh(options.config).with_ports(lambda port: port + options.port_shift)):
             print("bookinfo is up", flush=True)
             quit_now.wait()
     except (OSError, ValueError) as error:

