@@ -11,7 +11,8 @@ import msgspec
 
 from pilot_agent.proxyconfig.errors import ConfigError
 
-_PLAIN_STARTS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/.$_")
+_PLAIN_STARTS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/.$_")
+_DATE_OR_BASE_60: Final = re.compile(r"[0-9]{4}-[0-9]|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?$")
 _WORDS_OF_YAML: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
@@ -104,7 +105,7 @@ def _list(items: list[object], indent: int) -> str:
 
 
 def _flow(value: object) -> str:
-    return _scalar(value) if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return _scalar(value) if isinstance(value, str) else _json(value)
 
 
 def _scalar(text: str) -> str:
@@ -117,13 +118,22 @@ def _scalar(text: str) -> str:
         and ": " not in text
         and " #" not in text
         and not _looks_like_a_number(text)
+        and not _DATE_OR_BASE_60.match(text)
     )
-    return text if plain else msgspec.json.encode(text).decode()
+    return text if plain else _json(text)
+
+
+def _json(value: object) -> str:
+    """Return JSON that YAML reads too: what is not printable is escaped, the line ends of Unicode too."""
+    text = msgspec.json.encode(value).decode()
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in text)
 
 
 def _looks_like_a_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    for read in (float, lambda digits: int(digits, 0)):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return text.lstrip("+-.").isdecimal() or text.lower() in (".inf", ".nan")
