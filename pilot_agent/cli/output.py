@@ -3,6 +3,8 @@
 import os
 from typing import Final
 
+from pilot_agent.cli.errors import CliError
+
 _STDOUT, _STDERR = 1, 2
 SIGPIPE_STATUS: Final = 141
 """The status of a program that SIGPIPE ended: what a shell sees of the reference in `… | head`."""
@@ -17,12 +19,14 @@ def print_out(text: str | bytes) -> None:
 
     Raises:
         OutputClosedError: the reader has gone.
-        OSError: stdout takes nothing (closed, disk full).
+        CliError: stdout takes nothing (closed, disk full).
     """
     try:
         _write(_STDOUT, text)
     except BrokenPipeError as error:
         raise OutputClosedError from error
+    except OSError as error:
+        raise CliError(f"write stdout: {error.strerror}") from error
 
 
 def print_error(text: str) -> None:

@@ -39,8 +39,8 @@ def run(invocation: Invocation) -> int:
     _log_start(values)
     role = _role(invocation.arguments)
     environment = Environment(os.environ)
-    prestarted = before_heavy_imports(environment)
     try:
+        prestarted = before_heavy_imports(environment)
         settings = _settings(environment, _proxy_flags(role, values))
     except ValueError as error:  # each topic's own errors derive from it
         raise CliError(str(error)) from error

@@ -168,6 +168,51 @@ def test_a_reader_that_goes_away_is_no_error_worth_words() -> None:
     assert stderr == b""
 
 
+@pytest.mark.parametrize("words", [["version"], ["help"], ["completion", "zsh"]])
+def test_a_full_disk_is_told(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, str(PROGRAM), *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 255
+    assert b"Error: write stdout: No space left on device\n" in ended.stderr
+    assert b"Traceback" not in ended.stderr
+
+
+def test_the_installed_program_takes_the_words_of_its_process() -> None:
+    code = "import sys; from pilot_agent.cli import main; sys.argv[1:] = ['version', '-s']; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=PROGRAM.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "client version: unknown\n", "")
+
+
+def test_a_small_command_runs_without_home_name_or_writable_disk(tmp_path: Path) -> None:
+    """As the container has it: no HOME, a working directory without rights, closed standard input."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    ended = subprocess.run(
+        [sys.executable, "-I", str(PROGRAM), "version", "-s"],
+        cwd=folder,
+        env={},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "client version: unknown\n", "")
+
+
 def test_ctrl_c_ends_it_as_it_ends_any_program() -> None:
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
