@@ -4,9 +4,9 @@ At most two generations are there at once. A new one comes in one of three ways:
 
 - cold: nobody is there; epoch 0 of a fresh base id;
 - hot: epoch N+1 of the same base id takes over listeners and admin port, and ends its parent;
-- overlapping: where the base id is spoiled, epoch 0 of a fresh one beside the running generation, on a
-  temporary admin port; once it is LIVE the old one is drained and ended, and a hot restart follows that
-  brings the admin port back.
+- overlapping: where the base id is spoiled (the epoch before failed), epoch 0 of a fresh one beside the
+  running generation, on a temporary admin port; once it is LIVE the old one is drained and ended, and a
+  hot restart follows that brings the admin port back.
 """
 
 import signal
@@ -289,10 +289,10 @@ def _not_prepared(turn: Turn, known: Generation, refusal: str) -> None:
         _start_again(turn, refusal)
 
 
-def _refused(turn: Turn, word: str, reason: str, why: str) -> None:
-    """Keep the running epoch, and try again later."""
+def _refused(turn: Turn, word: str, reason: str, why: str, *, wait_s: float | None = None) -> None:
+    """Keep the running epoch, and try again later: after `wait_s`, else longer with each attempt."""
     attempts = turn.state.attempts + 1
-    wait_s = turn.waits.hot_restart_s(attempts)
+    wait_s = turn.waits.hot_restart_s(attempts) if wait_s is None else wait_s
     turn.change(wanted=_joined(reason, turn.state.wanted), attempts=attempts, retry_at_s=turn.now_s + wait_s)
     _refusal(turn, word, reason, f"{why}; tried again in {go_duration(round(wait_s, 1))}")
 
@@ -325,9 +325,13 @@ def _old_is_gone(turn: Turn) -> None:
 
 
 def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
+    why = f"epoch {gone.epoch} of it ended before it was LIVE: {words}"
     if gone.is_hot:
+        # It has shut its parent's admin port down, so the other way is tried soon.
         turn.change(spoiled_base_id=gone.base_id)
-    _refused(turn, "failed", gone.reason, f"epoch {gone.epoch} of it ended before it was LIVE: {words}")
+        _refused(turn, "failed", gone.reason, why, wait_s=turn.waits.crash_s(1))
+    else:
+        _refused(turn, "failed", gone.reason, why)
 
 
 def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: str) -> None:

@@ -20,7 +20,9 @@ from pilot_agent.envoy.bootstrap_file import Owner, make_directory, write
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # Envoy's shm_open, not a place for temporary files of ours
 _KINDS: Final = ("parent", "child", "udp_parent", "udp_child")
 _PARALLEL_EPOCHS: Final = 3
-_LARGEST_BASE_ID: Final = 0x0FFF_FFFF  # Envoy multiplies it by ten
+_LARGEST_BASE_ID: Final = 200_000_000
+"""Envoy multiplies it by ten into 32 bits with a sign, and names its sockets 18446744071… beyond them."""
+
 _SOCKET_PATH_LIMIT_BYTES: Final = 107
 _ENVOY_FILE_BYTES: Final = 4096
 
