@@ -27,14 +27,24 @@ from pilot_agent.security.errors import CaUnavailable, CsrError, SecurityError
 from pilot_agent.security.material import Material
 from pilot_agent.security.options import CaOptions, SecurityOptions
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
-from pilot_agent.security.rotation import longest_retry_s, retry_s, seconds_until_rotation, warm_up_retry_s
+from pilot_agent.security.rotation import longest_retry_s, retry_s, warm_up_retry_s
 from pilot_agent.security.work import KeyMade, Signed, encode, result, retries_of
-from pilot_agent.security.workload import Identity, Workload, pair_material, restored, roots_material
+from pilot_agent.security.workload import (
+    Identity,
+    Workload,
+    issued,
+    pair_material,
+    restored,
+    roots_material,
+)
 
 KEY_TIMEOUT_S: Final = 60.0
 SIGN_TIMEOUT_S: Final = 60.0
 LOOK_S: Final = 30.0
 """How often the wall clock is looked at: a timer alone would miss a suspended machine's time."""
+
+HASTE_S: Final = 1.0
+"""Bound of the wait when somebody asks while a retry is due later: 400 streams must not become 400 CSRs."""
 
 NO_CLIENT: Final = "failed to generate workload certificate: attempted to fetch secret, but ca client is nil"
 
@@ -89,6 +99,7 @@ class CertActor(RuntimeActor):
         self._signing: _Signing | None = None
         self._waiting: set[str] = set()  # names whose asker was not answered yet
         self._retry: Timer | None = None
+        self._hastened = False  # `_retry` was brought forward already
         self._rotation_reason: RotationReason = "due"  # of the rotation that is tried again
         self._rotation: Timer | None = None
         self._files = FileSecrets(context, self._options)
@@ -154,7 +165,7 @@ class CertActor(RuntimeActor):
             self._tell_failure(name, NO_CLIENT)
         else:
             self._waiting.add(name)
-            self._rotate("due")
+            self._hasten()
 
     def _announce(self, name: str) -> None:
         """Send what the CA gave for `name`; nothing if there is nothing, or if files have it."""
@@ -184,6 +195,15 @@ class CertActor(RuntimeActor):
             self._files.read(ROOTS)
         if self._identity.workload is not None:
             self._rotate("trust_bundle_changed")
+
+    def _hasten(self) -> None:
+        """Begin now; after a failure within a second, however many streams come back to ask."""
+        if self._retry is None:
+            self._rotate("due")
+        elif not self._hastened:
+            self._hastened = True
+            self._retry.cancel()
+            self._retry = self.context.after(HASTE_S * self._draw(), _TryAgain())
 
     # Signing: key, then CSR to the CA, then in place
 
@@ -235,35 +255,20 @@ class CertActor(RuntimeActor):
 
     def _install(self, signing: _Signing, signed: Signed) -> None:
         key = cast("KeyMade", signing.key)
-        now_s, before = self._now(), self._identity.workload
-        sign = 1 if self._draw() < 0.5 else -1
-        delay_s = seconds_until_rotation(
-            created_s=now_s,
-            not_after_s=signed.not_after_unix_s,
-            now_s=now_s,
-            grace_ratio=self._options.grace_ratio,
-            jitter=sign * self._draw() * self._options.grace_ratio_jitter,
-        )
-        self.context.count("outgoing_latency", signed.call_ms, request_type="csr")
-        identity, version_info = self._identity.numbered(now_s)
-        workload = Workload(
+        replaces = self._identity.workload is not None
+        side = 1 if self._draw() < 0.5 else -1
+        identity, workload, is_new_root = issued(
+            self._identity,
             key_pem=key.key_pem,
-            chain_pem=signed.chain_pem,
-            root_pem=signed.root_pem,
-            created_s=now_s,
-            not_after_s=signed.not_after_unix_s,
-            serial_number=signed.serial_number,
-            rotate_at_s=now_s + delay_s,
-            version_info=version_info,
+            signed=signed,
+            now_s=self._now(),
+            grace_ratio=self._options.grace_ratio,
+            jitter=side * self._draw() * self._options.grace_ratio_jitter,
         )
-        is_new_root = before is None or before.root_pem != signed.root_pem
-        if is_new_root:
-            identity, roots_version_info = identity.numbered(now_s)
-            identity = replace(identity, roots_version_info=roots_version_info)
         self._signing = None
-        untold = signing.reason or "" if before is not None else ""
-        self._keep(replace(identity, workload=workload, failures=0, untold=untold))
+        self._keep(replace(identity, untold=signing.reason or "" if replaces else ""))
         self._log_new(workload, latency_s=time.monotonic() - signing.begun_s)
+        self.context.count("outgoing_latency", signed.call_ms, request_type="csr")
         self._schedule(workload)
         self._announce(WORKLOAD)
         if is_new_root:
@@ -296,7 +301,7 @@ class CertActor(RuntimeActor):
         self._signing = None
         self._keep(replace(self._identity, failures=self._identity.failures + 1))
         delay_s = self._retry_delay_s()
-        self._retry = self.context.after(delay_s, _TryAgain())
+        self._retry, self._hastened = self.context.after(delay_s, _TryAgain()), False
         workload = self._identity.valid_workload(self._now())
         if workload is None:
             _sds_log.warn(f"failed to warm certificate: {reason}", retry=go_duration(delay_s))

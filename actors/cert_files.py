@@ -18,6 +18,9 @@ from pilot_agent.security.resource_names import ROOTS, WORKLOAD, FileCert, FileR
 from pilot_agent.security.work import FilesRead, FilesRequest, encode, result
 from pilot_agent.security.workload import FileServed, Identity
 
+READ_LIMIT_S: Final = 10.0
+"""How long a pair that does not belong together is looked at again: it may be half replaced."""
+
 READ_TIMEOUT_S: Final = 20.0
 _Print = tuple[tuple[int, int, int], ...]
 
@@ -85,9 +88,11 @@ class FileSecrets:
         wait_s = self._options.file_debounce_s
         match source:
             case FileCert(cert_path=cert, key_path=key):
-                return FilesRequest(cert_path=cert, key_path=key, first_wait_s=wait_s)
+                return FilesRequest(cert_path=cert, key_path=key, first_wait_s=wait_s, limit_s=READ_LIMIT_S)
             case FileRoot(root_path=path):
-                return FilesRequest(root_path=path or self._options.os_bundle_path, first_wait_s=wait_s)
+                return FilesRequest(
+                    root_path=path or self._options.os_bundle_path, first_wait_s=wait_s, limit_s=READ_LIMIT_S
+                )
         return None
 
     def _usable(self, path: str) -> bool:

@@ -7,6 +7,8 @@ from typing import Final
 from pilot_agent.security.material import Material
 from pilot_agent.security.pem import blocks, merge_bundles
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD
+from pilot_agent.security.rotation import seconds_until_rotation
+from pilot_agent.security.work import Signed
 
 FORMAT: Final = 1
 
@@ -76,6 +78,41 @@ def restored(kept: Identity | None, *, spiffe_id: str, now_s: float) -> tuple[Id
     if not (blocks(workload.chain_pem, "CERTIFICATE") and "PRIVATE KEY-----" in workload.key_pem):
         return fresh, "damaged"
     return kept, ""
+
+
+def issued(
+    before: Identity, *, key_pem: str, signed: Signed, now_s: float, grace_ratio: float, jitter: float
+) -> tuple[Identity, Workload, bool]:
+    """Return the identity with the new certificate in place, that certificate, and whether its root is new.
+
+    The very first root counts as new, as in the reference. For `jitter` see `seconds_until_rotation`.
+
+    Raises:
+        ValueError: the certificate has expired already.
+    """
+    delay_s = seconds_until_rotation(
+        created_s=now_s,
+        not_after_s=signed.not_after_unix_s,
+        now_s=now_s,
+        grace_ratio=grace_ratio,
+        jitter=jitter,
+    )
+    identity, version_info = before.numbered(now_s)
+    workload = Workload(
+        key_pem=key_pem,
+        chain_pem=signed.chain_pem,
+        root_pem=signed.root_pem,
+        created_s=now_s,
+        not_after_s=signed.not_after_unix_s,
+        serial_number=signed.serial_number,
+        rotate_at_s=now_s + delay_s,
+        version_info=version_info,
+    )
+    is_new_root = before.workload is None or before.workload.root_pem != signed.root_pem
+    if is_new_root:
+        identity, roots_version_info = identity.numbered(now_s)
+        identity = replace(identity, roots_version_info=roots_version_info)
+    return replace(identity, workload=workload, failures=0), workload, is_new_root
 
 
 def pair_material(workload: Workload) -> Material:
