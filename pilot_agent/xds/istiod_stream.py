@@ -84,6 +84,7 @@ class _Leg:
         self.requests: queue.SimpleQueue[bytes | _Report | None] = queue.SimpleQueue()
         self.credits: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.over = threading.Event()
+        self.was_served = False  # a response has come
         self.call: Any = None  # gRPC's call object, once it was made
 
     def end(self) -> None:
@@ -212,7 +213,7 @@ class IstiodStream:
             leg.call.cancel()
             return Outcome(grpc.StatusCode.INTERNAL, f"failed to unmarshal the received message: {error}")
         except grpc.RpcError as error:
-            return Outcome(error.code(), error.details() or "")
+            return Outcome(error.code(), error.details() or "", leg.was_served)
         finally:
             leg.end()
             connection.close()
@@ -221,6 +222,7 @@ class IstiodStream:
     def _read(self, leg: _Leg) -> Outcome:
         """Pass istiod's responses on until the stream ends."""
         for body in leg.call:
+            leg.was_served = True
             goes_to_envoy = self._dispatch(leg, body)
             is_big = len(body) >= memory.BIG_BYTES
             del body  # else it would be held until the next response

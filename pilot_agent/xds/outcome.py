@@ -9,7 +9,8 @@ _UNAVAILABLE_TEXTS: Final = (
     "client disconnected",
     "error reading from server: EOF",
     "transport is closing",
-    # the same events in the words of this gRPC library
+)
+_LOST_TEXTS: Final = (  # an orderly loss of the connection in the words of this gRPC library
     "Socket closed",
     "GOAWAY received",
     "Connection reset by peer",
@@ -30,12 +31,14 @@ class Outcome:
 
     code: grpc.StatusCode
     details: str
+    was_served: bool = True  # a response had come: the loss of such a connection is no news
 
     @property
     def kind(self) -> Literal["graceful", "expected", "unexpected"]:
         """Return the class; the first two are no news, the third is a warning.
 
-        Source: the reference's xDS proxy, error classification.
+        Source: the reference's xDS proxy, error classification. This library's texts for a lost
+        connection are also those of a peer that refuses every handshake, hence `was_served`.
         """
         if self.code is grpc.StatusCode.OK:
             return "graceful"
@@ -43,7 +46,8 @@ class Outcome:
             return "expected"
         if any(text in self.details for text in _ANY_TEXTS):
             return "expected"
-        if self.code is grpc.StatusCode.UNAVAILABLE and any(t in self.details for t in _UNAVAILABLE_TEXTS):
+        known = _UNAVAILABLE_TEXTS + (_LOST_TEXTS if self.was_served else ())
+        if self.code is grpc.StatusCode.UNAVAILABLE and any(text in self.details for text in known):
             return "expected"
         return "unexpected"
 

@@ -71,6 +71,7 @@ def test_bytes_pass_both_ways_untouched_with_the_metadata_that_istiod_wants(
     assert stream.metadata["a"] == "b=c"
     assert stream.metadata["authorization"] == "Bearer good-token"
     assert "x-envoy-generation" not in stream.metadata
+    assert stream.authority == istiod.address
     assert pair.upstream.counters["xds_proxy_requests"] == 1
     assert pair.upstream.counters["xds_proxy_responses"] == 1
 

@@ -29,6 +29,7 @@ class IstiodSideStream:
     variant: str
     metadata: dict[str, str]
     client_names: list[str]  # of its certificate; empty without one
+    authority: str
     raw: "queue.SimpleQueue[bytes | None]" = field(default_factory=queue.SimpleQueue)
     outbox: "queue.SimpleQueue[bytes | _End]" = field(default_factory=queue.SimpleQueue)
     taken: int = 0  # responses that gRPC took from us
@@ -110,7 +111,8 @@ class FakeIstiod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic i
     ) -> Iterator[bytes]:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata()}
         names = [name.decode() for name in context.peer_identities() or ()]
-        stream = IstiodSideStream(variant, metadata, names)
+        authority = context._rpc_event.call_details.host.decode()  # type: ignore[attr-defined]
+        stream = IstiodSideStream(variant, metadata, names, authority)
         self.opened += 1
         context.add_callback(lambda: stream.outbox.put(_End(grpc.StatusCode.CANCELLED, "")))
         reader = ThreadPoolExecutor(1)

@@ -30,7 +30,7 @@ UNKNOWN = st.sampled_from(
     version=TEXT, node=st.none() | TEXT, names=TEXTS, url=TEXT, nonce=TEXT, nack=st.booleans(), more=UNKNOWN
 )
 def test_a_sotw_request_is_read_as_the_generated_message_reads_it(
-    version: str, node: str | None, names: list[str], url: str, nonce: str, nack: bool, more: bytes
+    *, version: str, node: str | None, names: list[str], url: str, nonce: str, nack: bool, more: bytes
 ) -> None:
     message = pb.DiscoveryRequest(
         version_info=version, resource_names=names, type_url=url, response_nonce=nonce
@@ -74,6 +74,7 @@ def test_a_sotw_response_is_read_as_the_generated_message_reads_it(
     more=UNKNOWN,
 )
 def test_a_delta_request_is_read_as_the_generated_message_reads_it(
+    *,
     subscribe: list[str],
     unsubscribe: list[str],
     initial: dict[str, str],

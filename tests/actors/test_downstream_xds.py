@@ -1,0 +1,335 @@
+"""The ADS server towards Envoy, over its real socket."""
+
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pool, message_factory
+
+from actors.downstream_xds import DownstreamXdsActor
+from actors.messages.control import PeerRestarted
+from actors.messages.xds import (
+    ReplayWanted,
+    Request,
+    Response,
+    ResponseTaken,
+    StreamClosed,
+    StreamOpened,
+    StreamsHeld,
+    UpstreamClosed,
+)
+from actors.runtime.roles import Role
+from pilot_agent.xds import reflect_worker, reflection
+from pilot_agent.xds.options import XdsOptions
+from tests.support.context import FakeContext
+from tests.support.fake_istiod import EnvoyClient
+from tests.support.waiting import wait_for
+from tests.support.xds_messages import CDS, EDS, ack, request, response
+from tests.support.xds_pair import plaintext_options
+
+VARIANTS = pytest.mark.parametrize("variant", ["sotw", "delta"])
+
+
+class Downstream:
+    """The actor alone; the test is the upstream half."""
+
+    def __init__(self, options: XdsOptions) -> None:
+        self.options = options
+        self.context = FakeContext(
+            role=Role.DOWNSTREAM_XDS, options=(options,), workers={"reflect": reflect_worker.answer}
+        )
+        self.clients: list[EnvoyClient] = []
+        self.ref: Any = None
+        self.context.deliver = self._tell
+        self.ref = DownstreamXdsActor.start(self.context)
+        self._seen = 0
+
+    def _tell(self, message: object) -> None:
+        self.ref.tell(message)
+
+    def envoy(self, variant: str = "delta", generation: int | None = None) -> EnvoyClient:
+        self.clients.append(EnvoyClient(f"unix:{self.options.socket_path}", variant, generation))
+        return self.clients[-1]
+
+    def next(self, kind: type) -> Any:
+        """Return the next message of this kind that goes upstream; those before it are skipped."""
+
+        def look() -> object:
+            while self._seen < len(self.context.sent):
+                self._seen += 1
+                to, message = self.context.sent[self._seen - 1]
+                assert to is Role.UPSTREAM_XDS
+                if isinstance(message, kind):
+                    return message
+            return None
+
+        return wait_for(look, what=kind.__name__)
+
+    def respond(self, opened: StreamOpened, body: bytes) -> None:
+        message = Response(stream=opened.stream, leg=opened.leg, body=body)
+        self.context.receive(Role.UPSTREAM_XDS, message)
+
+    def quit(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.ref.proxy().quit(5.0).get()
+        self.ref.stop()
+
+
+@pytest.fixture
+def downstream(tmp_path: Path) -> Iterator[Downstream]:
+    made = Downstream(plaintext_options(tmp_path, "127.0.0.1:1", streams_limit=4))
+    yield made
+    made.quit()
+
+
+def test_the_socket_is_there_for_everybody_when_the_actor_is_ready_and_gone_when_it_has_quit(
+    tmp_path: Path,
+) -> None:
+    made = Downstream(plaintext_options(tmp_path, "127.0.0.1:1"))
+    wait_for(lambda: made.context.is_ready, what="ready")
+    place = Path(made.options.socket_path)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o666
+    assert stat.S_ISSOCK(place.stat().st_mode)
+    made.quit()
+    assert not place.exists()
+
+
+def test_a_socket_that_cannot_be_bound_ends_the_agent_with_the_reason(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    made = Downstream(plaintext_options(tmp_path, "127.0.0.1:1", socket_path=str(blocked / "XDS")))
+    reason = wait_for(lambda: made.context.fatal_reason, what="the reason")
+    assert str(blocked / "XDS") in reason
+    assert not made.context.is_ready
+    made.quit()
+
+
+@VARIANTS
+def test_a_stream_is_announced_with_its_generation_and_its_bytes_follow(
+    downstream: Downstream, variant: str
+) -> None:
+    envoy = downstream.envoy(variant, generation=7)
+    body = request(variant, CDS, node="n").SerializeToString()
+    envoy.send(body)
+    opened = downstream.next(StreamOpened)
+    assert (opened.variant, opened.generation, opened.leg) == (variant, 7, 1)
+    assert downstream.next(Request) == Request(stream=opened.stream, body=body)
+    assert downstream.context.counters["pilot_xds_recv_max"] == len(body)
+
+    answer = response(variant, CDS, "n1", c=b"").SerializeToString()
+    downstream.respond(opened, answer)
+    assert envoy.receive_bytes() == answer
+    assert downstream.next(ResponseTaken) == ResponseTaken(stream=opened.stream, leg=1)
+
+
+@pytest.mark.parametrize("text", ["", "no number", "-3", "1e3"])
+def test_a_generation_that_is_no_number_counts_as_none(downstream: Downstream, text: str) -> None:
+    envoy = downstream.envoy("delta", generation=text)  # type: ignore[arg-type]
+    envoy.send(request("delta", CDS))
+    assert downstream.next(StreamOpened).generation == -1
+
+
+@VARIANTS
+@pytest.mark.parametrize("generation", [None, 3])
+def test_a_newer_stream_of_the_same_envoy_ends_the_older_with_ok(
+    downstream: Downstream, variant: str, generation: int | None
+) -> None:
+    older = downstream.envoy("sotw", generation)
+    older.send(request("sotw", CDS))
+    first = downstream.next(StreamOpened)
+    newer = downstream.envoy(variant, generation)
+    newer.send(request(variant, CDS))
+    second = downstream.next(StreamOpened)
+
+    assert older.wait_for_end() == (grpc.StatusCode.OK, "")
+    assert downstream.next(StreamClosed).stream == first.stream
+    downstream.respond(second, response(variant, CDS, "n").SerializeToString())
+    assert newer.receive().nonce == "n"
+
+
+def test_streams_of_different_envoys_live_side_by_side(downstream: Downstream) -> None:
+    opened, envoys = [], []
+    for generation in (1, 2):
+        envoys.append(downstream.envoy("delta", generation))
+        envoys[-1].send(request("delta", CDS))
+        opened.append(downstream.next(StreamOpened))
+    for envoy, each in zip(envoys, opened, strict=True):
+        downstream.respond(each, response("delta", CDS, str(each.generation)).SerializeToString())
+        assert envoy.receive().nonce == str(each.generation)
+
+
+def test_a_half_close_ends_envoys_stream_with_ok_and_is_told_upstream(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", CDS))
+    opened = downstream.next(StreamOpened)
+    envoy.half_close()
+    assert envoy.wait_for_end()[0] is grpc.StatusCode.OK
+    assert downstream.next(StreamClosed).stream == opened.stream
+    wait_for(
+        lambda: downstream.context.counters.get("envoy_connection_terminations,type=cancelled"), what="count"
+    )
+
+
+def test_a_lost_connection_to_envoy_is_told_upstream_and_counted_cancelled(
+    downstream: Downstream,
+) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", CDS))
+    opened = downstream.next(StreamOpened)
+    envoy.close()
+    assert downstream.next(StreamClosed).stream == opened.stream
+    wait_for(
+        lambda: downstream.context.counters.get("envoy_connection_terminations,type=cancelled"), what="count"
+    )
+
+
+def test_bytes_of_envoys_that_are_no_protobuf_end_its_stream_with_internal(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(b"\xff\xff")
+    code, details = envoy.wait_for_end()
+    assert code is grpc.StatusCode.INTERNAL
+    assert "unmarshalling" in details
+    wait_for(
+        lambda: downstream.context.counters.get("envoy_connection_terminations,type=error"), what="count"
+    )
+
+
+def test_a_request_above_the_limit_is_refused_and_any_response_passes(
+    downstream: Downstream,
+) -> None:
+    envoy = downstream.envoy(generation=1)
+    envoy.send(request("delta", CDS))
+    opened = downstream.next(StreamOpened)
+    big = response("delta", CDS, "n", c=b"x" * (10 << 20)).SerializeToString()
+    downstream.respond(opened, big)
+    assert envoy.receive_bytes() == big
+    envoy.send(request("delta", "x" * (5 << 20)))
+    assert envoy.wait_for_end()[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_stream_above_the_limit_is_refused_and_never_waits_in_silence(downstream: Downstream) -> None:
+    for generation in range(4):
+        downstream.envoy("delta", generation).send(request("delta", CDS))
+        downstream.next(StreamOpened)
+    refused = downstream.envoy("delta", 99)
+    assert refused.wait_for_end()[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_new_upstream_process_is_told_of_every_stream_and_its_subscriptions(downstream: Downstream) -> None:
+    opened = []
+    for generation, variant in ((1, "delta"), (2, "sotw")):
+        downstream.envoy(variant, generation).send(request(variant, CDS, node="n"))
+        opened.append(downstream.next(StreamOpened))
+        downstream.next(Request)
+    downstream.context.tell_self(PeerRestarted(role=Role.UPSTREAM_XDS, incarnation=2))
+
+    assert downstream.next(StreamsHeld).streams == tuple(each.stream for each in opened)
+    for each in opened:
+        again = downstream.next(StreamOpened)
+        assert (again.stream, again.leg, again.generation) == (each.stream, 2, each.generation)
+        assert downstream.next(Request).body == request(each.variant, CDS, node="n").SerializeToString()
+
+
+def test_a_replay_is_given_once_for_each_leg_that_ended(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", CDS, node="n"))
+    opened = downstream.next(StreamOpened)
+    downstream.next(Request)
+    wanted = ReplayWanted(stream=opened.stream, leg=1)
+    downstream.context.receive(Role.UPSTREAM_XDS, wanted)
+    assert downstream.next(StreamOpened).leg == 2
+    downstream.context.receive(Role.UPSTREAM_XDS, wanted)
+    downstream.context.receive(Role.UPSTREAM_XDS, ReplayWanted(stream=opened.stream, leg=2))
+    assert downstream.next(StreamOpened).leg == 3
+
+
+def test_a_response_of_an_older_leg_does_not_reach_envoy(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", EDS, "a", node="n"))
+    opened = downstream.next(StreamOpened)
+    downstream.next(Request)
+    downstream.context.receive(Role.UPSTREAM_XDS, ReplayWanted(stream=opened.stream, leg=1))
+    again = downstream.next(StreamOpened)
+    downstream.respond(opened, response("delta", EDS, "old").SerializeToString())
+    downstream.respond(again, response("delta", EDS, "new").SerializeToString())
+
+    pushed = envoy.receive()
+    assert pushed.nonce == "new"
+    envoy.send(ack("delta", pushed))
+    downstream.next(Request)  # the replay
+    assert b"new" in downstream.next(Request).body
+
+
+def test_upstream_may_end_envoys_stream_with_a_status(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", CDS))
+    opened = downstream.next(StreamOpened)
+    message = UpstreamClosed(stream=opened.stream, code=7, details="not allowed")
+    downstream.context.receive(Role.UPSTREAM_XDS, message)
+    assert envoy.wait_for_end() == (grpc.StatusCode.PERMISSION_DENIED, "not allowed")
+
+
+def test_no_thread_is_left_after_many_reconnects(downstream: Downstream) -> None:
+    for _ in range(50):
+        envoy = downstream.envoy()
+        envoy.send(request("delta", CDS))
+        downstream.next(Request)
+        envoy.close()
+        downstream.next(StreamClosed)
+    downstream.clients.clear()
+    wait_for(
+        lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("ads-read")],
+        what="the end of all readers",
+    )
+    pool = [thread for thread in threading.enumerate() if thread.name.startswith("ads_")]
+    assert len(pool) <= downstream.options.streams_limit + 4
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_a_reflection_client_sees_the_services_and_their_descriptors(
+    downstream: Downstream, version: str
+) -> None:
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(reflect_worker._reflection_file(version).SerializeToString())
+    service = f"grpc.reflection.{version}.ServerReflection"
+    asking, answering = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(service + kind))
+        for kind in ("Request", "Response")
+    )
+    questions = [
+        asking(list_services=""),
+        asking(file_containing_symbol="envoy.service.discovery.v3.AggregatedDiscoveryService"),
+        asking(file_containing_symbol="no.such.Thing"),
+        asking(all_extension_numbers_of_type="x"),
+    ]
+    wait_for(lambda: downstream.context.is_ready, what="ready")
+    with grpc.insecure_channel(f"unix:{downstream.options.socket_path}") as channel:
+        call = channel.stream_stream(
+            f"/{service}/ServerReflectionInfo",
+            request_serializer=asking.SerializeToString,
+            response_deserializer=answering.FromString,
+        )
+        listed, described, unknown, other = call(iter(questions), timeout=20)
+
+    assert [each.name for each in listed.list_services_response.service] == list(reflection.SERVICES)
+    assert len(described.file_descriptor_response.file_descriptor_proto) > 5
+    assert unknown.error_response.error_code == reflection.NOT_FOUND
+    assert other.error_response.error_code == reflection.UNIMPLEMENTED
+
+
+def test_a_failing_descriptor_lookup_is_answered_with_unavailable(downstream: Downstream) -> None:
+    def fail(_: bytes) -> bytes:
+        raise RuntimeError("no memory")
+
+    downstream.context.workers["reflect"] = fail
+    wait_for(lambda: downstream.context.is_ready, what="ready")
+    symbol = b"\x22\x01x"
+    with grpc.insecure_channel(f"unix:{downstream.options.socket_path}") as channel:
+        call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, None)
+        (answer,) = call(iter([symbol]), timeout=20)
+    assert b"no memory" in answer
