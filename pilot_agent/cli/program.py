@@ -1,5 +1,6 @@
 """From the words of the command line to an exit status."""
 
+import os
 import signal
 from collections.abc import Sequence
 from typing import Final
@@ -19,6 +20,7 @@ _CRASH_STATUS: Final = 2  # what a Go program that panics ends with
 
 def run_program(words: Sequence[str]) -> int:
     """Run the command that `words` name and return its exit status; errors are told to the user."""
+    _fill_standard_descriptors()
     _default_interrupt()
     try:
         return _dispatch(words)
@@ -66,6 +68,18 @@ def _report_crash() -> int:
 
     print_error(f"panic: an error that should not be possible ended {PROGRAM}\n{traceback.format_exc()}")
     return _CRASH_STATUS
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null for each of the first three descriptors that is closed.
+
+    Otherwise the next file to be opened becomes stdout, and the log is written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free one: this one
 
 
 def _default_interrupt() -> None:

@@ -183,6 +183,13 @@ def test_a_full_disk_is_told(words: list[str]) -> None:
     assert b"Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("words", ["version", "bogus", "wait --timeoutSeconds=0"])
+def test_closed_standard_descriptors_do_no_harm(words: str) -> None:
+    script = f"{sys.executable} {PROGRAM} {words} <&- >&- 2>&-"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (0 if words == "version" else 255, b"")
+
+
 def test_the_installed_program_takes_the_words_of_its_process() -> None:
     code = "import sys; from pilot_agent.cli import main; sys.argv[1:] = ['version', '-s']; sys.exit(main())"
     ended = subprocess.run(
