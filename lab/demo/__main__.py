@@ -98,7 +98,7 @@ def _ready(agent: Agent) -> list[str]:
 def _conclude(progress: Progress, stage: Stage, *, stays: bool) -> None:
     say("")
     if progress.failed:
-        say(*(f"did not hold: {title}" for title in progress.failed), f"logs: {layout.RUN}/*/agent.log")
+        say(*(f"did not hold: {title}" for title in progress.failed), f"logs: {stage.run}/*/agent.log")
     else:
         say("every step held")
     if stays:

@@ -26,7 +26,7 @@ _LOG_TAIL = 12
 
 
 class Agent:
-    """Started by `start`, ended by `quit`; asked over its own ports and looked at as processes in between."""
+    """From `start` to `wait_ended`; in between asked over its ports and looked at as processes."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -67,15 +67,13 @@ class Agent:
         def look() -> bool:
             assert self._process is not None, "not started"
             if self._process.poll() is not None:
-                raise StepFailedError(
-                    f"the {self.proxy.role}'s agent ended with {self._process.returncode}:\n{self.log_tail()}"
-                )
+                raise StepFailedError(f"the agent ended with exit status {self._process.returncode}")
             return get(self.proxy.status_port, "/healthz/ready").status == 200
 
         try:
             until(look, what=f"{self.proxy.role} ready", within_s=within_s)
         except StepFailedError as error:
-            raise StepFailedError(f"{error}\n{self.log_tail()}") from error
+            raise StepFailedError(f"{error}; its log ends:\n{self.log_tail()}") from error
         return time.monotonic() - self._began_s
 
     def actors(self) -> Mapping[str, int]:
@@ -132,12 +130,14 @@ class Agent:
         lines = self.log_since(0).splitlines() if self._log.exists() else []
         return "\n".join(f"  {line}" for line in lines[-_LOG_TAIL:])
 
-    def quit(self) -> int | None:
-        """End it as kubelet does, SIGTERM and then SIGKILL; return its exit status, None if it never ran."""
+    def ask_to_quit(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait_ended(self) -> int | None:
+        """Return its exit status, None if it never ran; past its time it is killed, as kubelet does."""
         if self._process is None:
             return None
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(_QUIT_S)
         except subprocess.TimeoutExpired:

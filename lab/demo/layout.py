@@ -8,7 +8,6 @@ from pathlib import Path
 from lab.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]  # the checkout
-RUN = ROOT / ".demo" / "run"
 ISTIOD_PORT = 15012
 SIDECAR_CERTIFICATE_S = 90  # rotated at half of it
 _DAY_S = 86_400
@@ -17,8 +16,9 @@ _DRAIN_S, _PARENT_SHUTDOWN_S = 2, 8  # short, so that the old epoch's end can be
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """One agent with its Envoy: role, identity and ports."""
+    """One agent with its Envoy: role, identity, ports and working directory."""
 
+    directory: Path
     role: str  # "router" or "sidecar"
     service_account: str
     pod: str
@@ -27,10 +27,6 @@ class Proxy:
     envoy_status_port: int
     prometheus_port: int
     certificate_s: int  # lifetime it asks for
-
-    @property
-    def directory(self) -> Path:
-        return RUN / self.role
 
     def environment(self, *, envoy: Path, istiod_port: int, path: str) -> dict[str, str]:
         """Return the agent's whole environment, as the injector would set it."""
@@ -71,8 +67,14 @@ class Proxy:
         yield self.prometheus_port, f"{self.role}: Envoy's metrics"
 
 
+def run_directory(shift: int) -> Path:
+    """Return where a demo works: one on other ports has a place of its own."""
+    return ROOT / ".demo" / (f"run-{shift}" if shift else "run")
+
+
 def router(shift: int = 0) -> Proxy:
     return Proxy(
+        directory=run_directory(shift) / "router",
         role="router",
         service_account="istio-ingressgateway",
         pod="istio-ingressgateway-1",
@@ -86,6 +88,7 @@ def router(shift: int = 0) -> Proxy:
 
 def sidecar(shift: int = 0) -> Proxy:
     return Proxy(
+        directory=run_directory(shift) / "sidecar",
         role="sidecar",
         service_account="bookinfo-apps",
         pod="bookinfo-1",

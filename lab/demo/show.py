@@ -44,14 +44,14 @@ def say(*lines: str) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows in columns, numbers to the right."""
+    """Return rows in columns, numbers to the right. A column of numbers has its head to the right too."""
+    numeric = [all(str(row[column]).isdigit() for row in rows) for column in range(len(head))]
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["  ".join(_cell(text, width) for text, width in zip(row, widths, strict=True)) for row in cells]
-    return "\n".join(
-        line.rstrip() for line in (lines[0], "  ".join("─" * width for width in widths), *lines[1:])
-    )
+    rule = "  ".join("─" * width for width in widths)
+    lines = ["  ".join(map(_cell, row, widths, numeric)).rstrip() for row in cells]
+    return "\n".join((lines[0], rule, *lines[1:]))
 
 
-def _cell(text: str, width: int) -> str:
-    return text.rjust(width) if text.replace(".", "").isdigit() else text.ljust(width)
+def _cell(text: str, width: int, numeric: bool) -> str:
+    return text.rjust(width) if numeric else text.ljust(width)

@@ -21,7 +21,7 @@ class Stage:
     """Made without starting anything; leaving it ends, by pid and in reverse order, whatever was started."""
 
     def __init__(self, *, port_shift: int) -> None:
-        self._shift = port_shift
+        self._shift, self.run = port_shift, layout.run_directory(port_shift)
         self.mesh: Mesh = load_mesh().with_ports(lambda port: port + port_shift)
         self.istiod = Istiod(self.mesh, port=layout.ISTIOD_PORT + port_shift)
         self.router = Agent(layout.router(port_shift))
@@ -43,7 +43,7 @@ class Stage:
 
     @property
     def _bookinfo_log(self) -> Path:
-        return layout.RUN / "bookinfo.log"
+        return self.run / "bookinfo.log"
 
     def start_bookinfo(self) -> None:
         """Start the applications, in a process of their own.
@@ -52,7 +52,7 @@ class Stage:
             StepFailedError: they do not come up.
         """
         command = [sys.executable, "-m", "lab.bookinfo", "--port-shift", str(self._shift)]
-        layout.RUN.mkdir(parents=True, exist_ok=True)
+        self.run.mkdir(parents=True, exist_ok=True)
         with self._bookinfo_log.open("wb") as log:
             self._bookinfo = subprocess.Popen(
                 command, cwd=layout.ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -75,8 +75,11 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for agent in (self.router, self.sidecar):
-            agent.quit()
+        agents = (self.router, self.sidecar)
+        for agent in agents:
+            agent.ask_to_quit()
+        for agent in agents:
+            agent.wait_ended()
         if self._bookinfo is not None:
             self._bookinfo.terminate()
             try:

@@ -58,23 +58,25 @@ def push(stage: Stage) -> list[str]:
 
 def roles(stage: Stage) -> list[str]:
     """Compare what the two Envoys were told."""
-    columns = [_facts(agent) for agent in (stage.router, stage.sidecar)]
-    if columns[0]["inbound clusters"] or not columns[1]["inbound clusters"]:
-        raise StepFailedError(
-            f"inbound clusters of router and sidecar: {[c['inbound clusters'] for c in columns]}"
-        )
-    rows = [[key, *(_short(column[key]) for column in columns)] for key in columns[0]]
-    return table(["config_dump", "router", "sidecar"], rows).splitlines()
+    router, sidecar = _facts(stage.router), _facts(stage.sidecar)
+    if router["inbound clusters"] or not sidecar["inbound clusters"]:
+        got = f"router {router['inbound clusters']}, sidecar {sidecar['inbound clusters']}"
+        raise StepFailedError(f"inbound clusters: {got}; expected them at the sidecar alone")
+    rows = []
+    for fact, names in router.items():
+        rows.append((fact, "router", len(names), _some(names)))
+        rows.append(("", "sidecar", len(sidecar[fact]), _some(sidecar[fact])))
+    return table(["config_dump", "role", "count", "names"], rows).splitlines()
 
 
-def _facts(agent: Agent) -> Mapping[str, Any]:  # Any: a text or a list of names
+def _facts(agent: Agent) -> Mapping[str, Sequence[str]]:
     dump = _by_kind(agent.admin("/config_dump"))
     clusters = [one["cluster"]["name"] for one in dump["ClustersConfigDump"]["dynamic_active_clusters"]]
     listeners = [one["name"] for one in dump["ListenersConfigDump"]["dynamic_listeners"]]
     routes = [one["route_config"]["name"] for one in dump["RoutesConfigDump"]["dynamic_route_configs"]]
     secrets = [one["name"] for one in dump["SecretsConfigDump"]["dynamic_active_secrets"]]
     return {
-        "node id": dump["BootstrapConfigDump"]["bootstrap"]["node"]["id"],
+        "node": [dump["BootstrapConfigDump"]["bootstrap"]["node"]["id"].rpartition("~")[0]],
         "listeners": sorted(listeners),
         "routes (RDS)": sorted(routes),
         "outbound clusters": sorted(one for one in clusters if one.startswith("outbound|")),
@@ -96,14 +98,8 @@ def _by_kind(dump: Mapping[str, Any]) -> Mapping[str, Any]:
     return kinds
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    names: Sequence[str] = value
-    if not names:
-        return "none"
-    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{rest}"
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:1]) + (", …" if len(names) > 1 else "")
 
 
 def _reviews_pod(stage: Stage) -> str:
