@@ -64,7 +64,7 @@ _MESSAGES: Final[dict[str, tuple[str, tuple[_Field, ...]]]] = {
 }
 
 
-def answer(request: bytes) -> bytes:
+def reflect(request: bytes) -> bytes:
     """Return the encoded `message_response` for a ServerReflectionRequest about a file or a symbol."""
     question = reflection.read_question(request)
     pool = _pool()

@@ -40,7 +40,7 @@ class Downstream:
     def __init__(self, options: XdsOptions) -> None:
         self.options = options
         self.context = FakeContext(
-            role=Role.DOWNSTREAM_XDS, options=(options,), workers={"reflect": reflect_worker.answer}
+            role=Role.DOWNSTREAM_XDS, options=(options,), workers={"reflect": reflect_worker.reflect}
         )
         self.clients: list[EnvoyClient] = []
         self.ref: Any = None

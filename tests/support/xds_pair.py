@@ -12,7 +12,7 @@ from actors.messages.control import PeerRestarted
 from actors.runtime.roles import Role
 from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.xds.options import XdsOptions
-from pilot_agent.xds.reflect_worker import answer
+from pilot_agent.xds.reflect_worker import reflect
 from tests.support.context import FakeContext, MemoryNotebook
 from tests.support.fake_istiod import EnvoyClient
 
@@ -80,7 +80,7 @@ class XdsPair:
             role=role,
             incarnation=self._incarnations[role],
             options=(self.options,),
-            workers={"reflect": answer},
+            workers={"reflect": reflect},
             notebook=self._notebook if role is Role.UPSTREAM_XDS else MemoryNotebook(),
         )
         context.on_send = lambda to, message: self._carry(context, to, message)

@@ -42,7 +42,7 @@ def test_the_services_are_listed_and_the_question_is_repeated(version: str) -> N
 )
 def test_a_descriptor_comes_with_all_that_it_imports(question: dict[str, str]) -> None:
     request, response = messages("v1")
-    answered = response.FromString(reflect_worker.answer(request(**question).SerializeToString()))
+    answered = response.FromString(reflect_worker.reflect(request(**question).SerializeToString()))
     files = [
         descriptor_pb2.FileDescriptorProto.FromString(raw)
         for raw in answered.file_descriptor_response.file_descriptor_proto
@@ -54,7 +54,7 @@ def test_a_descriptor_comes_with_all_that_it_imports(question: dict[str, str]) -
 
 def test_an_unknown_symbol_is_not_found() -> None:
     request, response = messages("v1")
-    raw = reflect_worker.answer(request(file_containing_symbol="no.such.Thing").SerializeToString())
+    raw = reflect_worker.reflect(request(file_containing_symbol="no.such.Thing").SerializeToString())
     answered = response.FromString(raw)
     assert answered.error_response.error_code == 5
     assert "no.such.Thing" in answered.error_response.error_message

@@ -1,0 +1,48 @@
+"""The xDS path's two actors in processes of their own, under the real supervisor.
+
+A program, since the supervisor forks: `python tests/support/xds_tree.py DIR ISTIOD_ADDRESS`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from actors.downstream_xds import DownstreamXdsActor
+from actors.runtime.roles import Role
+from actors.runtime.settings import Settings
+from actors.runtime.specs import MIB, ChildSpec
+from actors.runtime.supervisor import Supervisor
+from actors.upstream_xds import UpstreamXdsActor
+from pilot_agent import log
+from pilot_agent.xds.options import XdsOptions
+
+
+def main() -> int:
+    directory, address = sys.argv[1:3]
+    log.configure(output_level=os.environ.get("LEVEL", ""))
+    options = XdsOptions(
+        socket_path=f"{directory}/XDS",
+        upstream_address=address,
+        cluster_id="Kubernetes",
+        token_path="",
+        is_plaintext=True,
+    )
+    limit = 704 * MIB
+    supervisor = Supervisor(
+        (
+            ChildSpec(
+                role=Role.DOWNSTREAM_XDS, actor=DownstreamXdsActor, quit_s=5.0, private_limit_bytes=limit
+            ),
+            ChildSpec(role=Role.UPSTREAM_XDS, actor=UpstreamXdsActor, quit_s=5.0, private_limit_bytes=limit),
+        ),
+        settings=Settings([options]),
+        workers={"reflect": "pilot_agent.xds.reflect_worker:reflect"},
+        envoy_after=frozenset(),
+    )
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
