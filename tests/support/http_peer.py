@@ -35,10 +35,10 @@ class HttpPeer:
             except OSError:
                 return
             self.peers.append(str(address[0]))
+            self._open.append(connection)  # here, so that `close` misses none
             threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
 
     def _talk(self, connection: socket.socket) -> None:
-        self._open.append(connection)
         try:
             request = _request(connection)
             self.requests.append(request)
@@ -51,10 +51,10 @@ class HttpPeer:
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
         self._listener.close()
         for connection in self._open:
             connection.close()
-        self._thread.join(5)
 
     def __enter__(self) -> Self:
         return self
