@@ -57,8 +57,13 @@ class Parser:
             raise CliError(f"flag needs an argument: --{name}")
 
     def _shorthands(self, letters: str, rest: list[str]) -> None:
-        """Take `-s`, `-sv`, `-oVALUE`, `-o=VALUE` or `-o VALUE`; `letters` are those behind the dash."""
+        """Take `-s`, `-sv`, `-oVALUE`, `-o=VALUE` or `-o VALUE`; `letters` are those behind the dash.
+
+        As in pflag, each letter sees the words as they were: only the last one can use one up.
+        """
+        words = list(rest)
         while letters:
+            rest[:] = words
             letter, behind = letters[0], letters[1:]
             flag = self._by_shorthand.get(letter)
             attached = len(behind) > 1 and behind.startswith("=")

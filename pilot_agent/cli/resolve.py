@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pilot_agent.cli.command import Command
 from pilot_agent.cli.errors import UsageError
-from pilot_agent.cli.flags import Flag
+from pilot_agent.cli.flags import HELP_NAME, Flag
 from pilot_agent.cli.global_flags import GLOBAL_FLAGS
 from pilot_agent.cli.registry import all_commands, find_command
 from pilot_agent.gotext import quote
@@ -41,7 +41,7 @@ def descend(
 
 def plain_words(command: Command, words: Sequence[str]) -> list[str]:
     """Return the words that are neither flags nor their values."""
-    found, rest, flags = [], list(words), (*command.own_flags, *GLOBAL_FLAGS)
+    found, rest, flags = [], list(words), _known_flags(command)
     while rest:
         word = rest.pop(0)
         if word == "--":
@@ -56,7 +56,7 @@ def plain_words(command: Command, words: Sequence[str]) -> list[str]:
 
 
 def _without_first(command: Command, words: list[str], name: str) -> list[str]:
-    flags, at = (*command.own_flags, *GLOBAL_FLAGS), 0
+    flags, at = _known_flags(command), 0
     while at < len(words) and words[at] != "--":
         if _takes_next(words[at], flags):
             at += 1
@@ -64,6 +64,11 @@ def _without_first(command: Command, words: list[str], name: str) -> list[str]:
             return words[:at] + words[at + 1 :]
         at += 1
     return words
+
+
+def _known_flags(command: Command) -> tuple[Flag, ...]:
+    """Return the flags that the search knows: `help` is none of them, so it takes the next word."""
+    return (*(flag for flag in command.own_flags if flag.name != HELP_NAME), *GLOBAL_FLAGS)
 
 
 def _takes_next(word: str, flags: Iterable[Flag]) -> bool:

@@ -12,6 +12,8 @@ from pilot_agent.cli.resolve import resolve
     [
         ([], "pilot-agent", []),
         ([""], "pilot-agent", [""]),
+        (["-h", "version", "proxy"], "pilot-agent proxy", ["-h", "version"]),
+        (["--help", "version"], "pilot-agent", ["--help", "version"]),
         (["--version"], "pilot-agent", ["--version"]),
         (["--foo", "version"], "pilot-agent", ["--foo", "version"]),
         (["--", "version"], "pilot-agent", ["--", "version"]),
@@ -36,6 +38,7 @@ def test_the_command_is_found_between_the_flags(words: list[str], path: str, res
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["-h", "a", "x"], 'unknown command "x" for "pilot-agent"'),
         (["x"], 'unknown command "x" for "pilot-agent"'),
         (["--x", "proxy", "router"], 'unknown command "router" for "pilot-agent"'),
         (["istio-iptables"], 'unknown command "istio-iptables" for "pilot-agent"'),
