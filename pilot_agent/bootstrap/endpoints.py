@@ -3,7 +3,7 @@
 from typing import Any
 
 from pilot_agent.bootstrap.errors import BootstrapError
-from pilot_agent.proxyconfig.hostport import split_host_port
+from pilot_agent.proxyconfig.hostport import decimal, split_host_port
 
 Json = dict[str, Any]  # Any: JSON values
 
@@ -16,7 +16,7 @@ def service_address(what: str, text: str, host_ip: str) -> Json:
     """
     try:
         host, port_text = split_host_port(text)
-        port = int(port_text)
+        port = decimal(port_text)
     except ValueError as error:
         raise BootstrapError.of_config(f'unable to parse {what} address "{text}": {error}') from None
     if host == "$(HOST_IP)" and host_ip:

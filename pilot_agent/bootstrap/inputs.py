@@ -16,6 +16,7 @@ from pilot_agent.bootstrap.untyped import Members, static_labels
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
 from pilot_agent.proxyconfig import Loaded, ProxyConfig
+from pilot_agent.proxyconfig.text import valid_text
 
 _log = get_logger()
 
@@ -52,9 +53,9 @@ def agent_members(
         proxy_config=config.document,
         istio_version=istio_version,
         instance_ips=loaded.node.ip_addresses,
-        name=environment.string("POD_NAME"),
-        namespace=environment.string("POD_NAMESPACE"),
-        service_account=environment.string("SERVICE_ACCOUNT"),
+        name=valid_text(environment.string("POD_NAME")),
+        namespace=valid_text(environment.string("POD_NAMESPACE")),
+        service_account=valid_text(environment.string("SERVICE_ACCOUNT")),
         labels=labels,
         static_labels=static,
         annotations=loaded.annotations or {},
@@ -66,7 +67,7 @@ def agent_members(
         prometheus_port=environment.integer("ENVOY_PROMETHEUS_PORT", 15090),
         secure_metrics_port=environment.integer("ENVOY_SECURE_METRICS_PORT", 0),
         secure_merged_metrics_port=environment.integer("ENVOY_SECURE_MERGED_METRICS_PORT", 0),
-        socket_file=environment.string("WORKLOAD_IDENTITY_SOCKET_FILE", "socket"),
+        socket_file=valid_text(environment.string("WORKLOAD_IDENTITY_SOCKET_FILE", "socket")),
         peer_metadata_discovery=environment.optional_boolean("PEER_METADATA_DISCOVERY"),
         exit_on_zero_active_connections=environment.boolean("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", False),
         skip_deprecated_logs=environment.boolean("ENVOY_SKIP_DEPRECATED_LOGS", True),

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pilot_agent.proxyconfig.hostport import decimal
+
 _MAX_CONNECTIONS: Final = 2**31 - 1
 _OLDER_WAYS: Final = (
     ("proxyMetadata", "ISTIO_META_GLOBAL_DOWNSTREAM_MAX_CONNECTIONS"),
@@ -30,7 +32,7 @@ def max_downstream_connections(proxy_config: Mapping[str, Any]) -> int:
         return int(limit)
     for texts, key in _OLDER_WAYS:
         try:
-            return int(proxy_config.get(texts, {}).get(key, ""))
+            return decimal(proxy_config.get(texts, {}).get(key, ""))
         except ValueError:
             continue
     return _MAX_CONNECTIONS

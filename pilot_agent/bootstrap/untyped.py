@@ -10,6 +10,7 @@ import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
+from pilot_agent.proxyconfig.text import valid_text
 
 _log = get_logger()
 
@@ -24,17 +25,17 @@ def untyped_members(environment: Environment, proxy_metadata: Mapping[str, str])
     members: Members = {
         name.removeprefix(_TEXT): value for name, value in proxy_metadata.items() if name.startswith(_TEXT)
     }
-    members |= dict(environment.items(_TEXT))
+    members |= {valid_text(name): valid_text(value) for name, value in environment.items(_TEXT)}
     for _, text in environment.items(_JSON):
-        members |= _object(text)
+        members |= _object(valid_text(text))
     if address := environment.string("DNS_PROXY_ADDR"):
-        members["DNS_PROXY_ADDR"] = address
+        members["DNS_PROXY_ADDR"] = valid_text(address)
     return members
 
 
 def static_labels(environment: Environment) -> dict[str, str]:
     """Return the labels of ISTIO_METAJSON_LABELS; a value that is no text makes all of them void."""
-    text = environment.string(f"{_JSON}LABELS")
+    text = valid_text(environment.string(f"{_JSON}LABELS"))
     if not text:
         return {}
     try:

@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from pilot_agent.environment import duration_s
 from pilot_agent.proxyconfig.errors import ConfigError
+from pilot_agent.proxyconfig.hostport import decimal
 from pilot_agent.proxyconfig.schema import ENUMS, MESSAGES, ONE_OFS
+from pilot_agent.proxyconfig.text import valid_text
 
 Document = dict[str, Any]  # Any: the values of a JSON object
 
@@ -20,6 +22,7 @@ _RANGES: Final = {
     "uint32": (0, 2**32 - 1),
     "int64": (-(2**63), 2**63 - 1),
 }
+_EXACT: Final = 2.0**53
 _WRAPPERS: Final = {"BoolValue": "bool", "Int32Value": "int32", "Int64Value": "int64"}
 _JSON_KINDS: Final = {
     bool: "bool",
@@ -84,7 +87,7 @@ def _field(kind: str, value: object, field: str) -> object:
     if shape == "map":
         if not isinstance(value, dict):
             raise ConfigError(_mismatch(value, "map", field))
-        return {str(key): _single(inner, item, field) for key, item in value.items()}
+        return {valid_text(str(key)): _single(inner, item, field) for key, item in value.items()}
     return _single(kind, value, field)
 
 
@@ -102,7 +105,7 @@ def _single(kind: str, value: object, field: str) -> object:
 def _text(kind: str, value: object, field: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(_mismatch(value, kind, field))
-    return value
+    return valid_text(value)
 
 
 def _bool(kind: str, value: object, field: str) -> bool:
@@ -113,7 +116,7 @@ def _bool(kind: str, value: object, field: str) -> bool:
 
 def _integer(kind: str, value: object, field: str) -> int:
     try:
-        number = int(value) if isinstance(value, str) else value
+        number = decimal(value) if isinstance(value, str) else value
     except ValueError:
         number = None
     if isinstance(number, float) and number.is_integer():
@@ -131,9 +134,9 @@ def _double(kind: str, value: object, field: str) -> float:
         raise ConfigError(_mismatch(value, kind, field))
     try:
         number = float(value)
-    except ValueError:
+    except (OverflowError, ValueError):
         raise ConfigError(_mismatch(value, kind, field)) from None
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
 
 
 def _duration(kind: str, value: object, field: str) -> str:

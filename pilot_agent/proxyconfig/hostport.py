@@ -4,6 +4,7 @@ import ipaddress
 import re
 from typing import Final
 
+_DECIMAL: Final = re.compile(r"[+-]?[0-9]+")
 _LABEL: Final = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 
 
@@ -37,10 +38,9 @@ def check_address(address: str) -> None:
     except ValueError as error:
         raise ValueError(f'unable to split "{address}": {error}') from None
     try:
-        port = int(port_text)
-    except ValueError:
-        reason = f'strconv.Atoi: parsing "{port_text}": invalid syntax'
-        raise ValueError(f"port ({port_text}) is not a number: {reason}") from None
+        port = decimal(port_text)
+    except ValueError as error:
+        raise ValueError(f"port ({port_text}) is not a number: {error}") from None
     check_port(port)
     if not is_domain_name(host) and not is_ip(host):
         raise ValueError(f'"{host}" is not a valid hostname or an IP address')
@@ -63,6 +63,17 @@ def is_domain_name(name: str) -> bool:
 def is_label(label: str) -> bool:
     """Return whether a text is one DNS label."""
     return len(label) <= 63 and _LABEL.fullmatch(label) is not None
+
+
+def decimal(text: str) -> int:
+    """Return a decimal integer with an optional sign, and nothing else that Python would take for one.
+
+    Raises:
+        ValueError: it is none; the message is Go's own.
+    """
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    return int(text)
 
 
 def is_ip(text: str) -> bool:

@@ -16,10 +16,11 @@ from pilot_agent.proxyconfig.addresses import Interfaces, node_addresses, settle
 from pilot_agent.proxyconfig.canonical import Document, canonical, without_zeros
 from pilot_agent.proxyconfig.errors import ConfigError
 from pilot_agent.proxyconfig.flags import ProxyFlags
+from pilot_agent.proxyconfig.hostport import decimal
 from pilot_agent.proxyconfig.layers import DEFAULTS, merged, with_layer
 from pilot_agent.proxyconfig.model import Node, ProxyConfig
 from pilot_agent.proxyconfig.statsd import resolved
-from pilot_agent.proxyconfig.text import as_yaml, parsed
+from pilot_agent.proxyconfig.text import as_yaml, parsed, valid_text
 from pilot_agent.proxyconfig.validation import DNS_AUTO_ALLOCATE_WARNING, validate, validate_mesh
 
 _log = get_logger()
@@ -85,11 +86,11 @@ def _node(
     read_interfaces: Callable[[], Interfaces],
 ) -> Node:
     excluded = [name.strip() for name in annotations.get(_EXCLUDE_ANNOTATION, "").split(",")]
-    namespace = environment.string("POD_NAMESPACE")
+    name, namespace = (valid_text(environment.string(part)) for part in ("POD_NAME", "POD_NAMESPACE"))
     return Node(
         role=flags.role,
         ip_addresses=node_addresses(environment.string("INSTANCE_IP"), read_interfaces(), excluded),
-        id=f"{environment.string('POD_NAME')}.{namespace}",
+        id=f"{name}.{namespace}",
         domain=flags.domain or f"{namespace}.svc.cluster.local",
     )
 
@@ -118,7 +119,7 @@ def _layered(
 ) -> Document:
     document = _with_mesh_file(dict(DEFAULTS), working_dir, flags.mesh_config)
     for source, name, text in (
-        ("env", "environment", environment.string("PROXY_CONFIG")),
+        ("env", "environment", valid_text(environment.string("PROXY_CONFIG"))),
         ("annotation", "annotation", annotations.get(_CONFIG_ANNOTATION, "")),
     ):
         if text:
@@ -195,8 +196,7 @@ def _apply_annotations(document: Document, annotations: Mapping[str, str]) -> No
         document["discoveryAddress"] = annotations[_DISCOVERY_ANNOTATION]
     if (text := annotations.get(_STATUS_PORT_ANNOTATION)) is not None:
         try:
-            document["statusPort"] = int(text)
-        except ValueError:
-            reason = f'strconv.Atoi: parsing "{text}": invalid syntax'
-            _log.error(f"Invalid annotation {_STATUS_PORT_ANNOTATION}={text}: {reason}")
+            document["statusPort"] = decimal(text)
+        except ValueError as error:
+            _log.error(f"Invalid annotation {_STATUS_PORT_ANNOTATION}={text}: {error}")
             document["statusPort"] = 0

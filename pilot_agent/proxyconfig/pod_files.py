@@ -26,7 +26,7 @@ def read_pod_file(path: Path, what: str) -> dict[str, str] | None:
     `what` stands in the log line: "labels" or "annotations".
     """
     try:
-        return parse(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        return parse(path.read_text(encoding="utf-8", errors="replace"))
     except FileNotFoundError as error:
         _log.debug(f"failed to read pod {what}: {error}")
     except (OSError, ValueError) as error:

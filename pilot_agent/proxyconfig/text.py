@@ -4,6 +4,7 @@ PyYAML is imported only for a text that is no JSON: the injector and the tools w
 import costs more than all the rest of the configuration.
 """
 
+import contextlib
 import re
 from typing import Any, Final
 
@@ -16,18 +17,25 @@ _DATE_OR_BASE_60: Final = re.compile(r"[0-9]{4}-[0-9]|[0-9_]+(:[0-5]?[0-9])+(\.[
 _WORDS_OF_YAML: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
+def valid_text(text: str) -> str:
+    """Return the text with surrogates (bytes that are no UTF-8) replaced, as Go prints such bytes."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def parsed(text: str) -> object:
     """Return the object that a JSON or YAML text means.
 
     Raises:
         ConfigError: it is neither.
     """
-    if text.lstrip().startswith("{"):
-        try:
-            return msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            pass  # a YAML flow mapping begins with a brace too
-    return _parsed_yaml(text)
+    text = valid_text(text)
+    try:
+        if text.lstrip().startswith("{"):
+            with contextlib.suppress(msgspec.DecodeError):  # a YAML flow mapping begins with a brace too
+                return msgspec.json.decode(text)
+        return _parsed_yaml(text)
+    except RecursionError:
+        raise ConfigError("error converting YAML to JSON: nested too deep") from None
 
 
 def _parsed_yaml(text: str) -> object:
@@ -35,7 +43,7 @@ def _parsed_yaml(text: str) -> object:
 
     try:
         return _with_text_keys(yaml.load(text, Loader=_loader()))  # noqa: S506  # a safe loader, see there
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a number such as 0b_ passes the scanner only
         raise ConfigError(f"error converting YAML to JSON: yaml: {error}") from None
 
 
