@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
@@ -26,13 +27,34 @@ def envoy_path() -> Path:
         pytest.skip(str(error))
 
 
+_given: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Return ports that nobody listens on now, all different, none of them given before.
+
+    They lie below the range from which the kernel takes the local ports of outgoing connections, or one
+    of those could take a port between this look and the moment when it is needed.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randint(10_000, _ephemeral_from() - 1)
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            found.append(port)
+    return found
+
+
+def _ephemeral_from() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("0.0.0.0", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 class PortMap:
@@ -43,7 +65,7 @@ class PortMap:
 
     def __call__(self, port: int) -> int:
         if port not in self._known:
-            self._known[port] = next(one for one in free_ports(8) if one not in self._known.values())
+            self._known[port] = free_ports(1)[0]
         return self._known[port]
 
 
