@@ -1,5 +1,6 @@
 """The variables, files and rules from which `BootstrapOptions` is put together, one function each."""
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pilot_agent.proxyconfig.text import valid_text
 
 _log = get_logger()
 
+_STANDARD: Final = "var/lib/istio/envoy/envoy_bootstrap_tmpl.json"
+"""Where the reference's image has its template. Ours needs none, and reads no conditions and loops."""
 _LOCALITY: Final = "istio-locality"
 _YAML: Final = (".yaml", ".yaml.tmpl")
 
@@ -122,6 +125,9 @@ def template(environment: Environment, config: ProxyConfig, working_dir: Path) -
     """
     name = environment.string("ISTIO_BOOTSTRAP") or config.document.get("proxyBootstrapTemplatePath", "")
     if not name or config.custom_config_file:
+        return None
+    if posixpath.normpath(name).removeprefix("/") == _STANDARD:
+        _log.info(f"{name} names the standard template, which is built in")
         return None
     try:
         return Template(name, (working_dir / name).read_text(encoding="utf-8"))

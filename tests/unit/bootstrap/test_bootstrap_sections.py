@@ -283,3 +283,10 @@ def test_a_template_that_is_not_there_ends_the_agent_with_the_reference_s_text()
         "failed to initialize envoy agent: failed to generate bootstrap config: "
         "open gone.json: no such file or directory"
     )
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "/"])
+def test_the_standard_template_of_the_image_is_built_in(prefix: str) -> None:
+    flags = ProxyFlags(template_file=f"{prefix}var/lib/istio/envoy/envoy_bootstrap_tmpl.json")
+
+    assert options(flags=flags).template is None
