@@ -78,7 +78,7 @@ class HealthActor(RuntimeActor):
         self._startup_s, self._startup_lock = notes.startup_s, threading.Lock()
         self._name_table = notes.name_table
         self._counters = Counters(notes.counters)
-        self._tree = TreeState(actors=(), supervisor_pss_bytes=0)
+        self._tree, self._tree_s = TreeState(actors=(), supervisor_pss_bytes=0), 0.0
         self._keeper = ReadinessKeeper(self._options.admin_host, notes.generations, self._generations_changed)
         self._bootstrap = GrpcBootstrapCheck(self._options.grpc_bootstrap_path)
         self._listener = adopt(context.settings(StatusListener))
@@ -96,7 +96,7 @@ class HealthActor(RuntimeActor):
             case EpochStarted() | EpochLive() | EpochExited() | EpochsHeld() | Draining():
                 self._epochs_changed(message)
             case TreeState():
-                self._tree = message
+                self._tree, self._tree_s = message, time.monotonic()
             case PeerRestarted():
                 self._peer_restarted(message)
             case NameTableReceived():
@@ -236,7 +236,8 @@ class HealthActor(RuntimeActor):
         return refusal
 
     def _samples(self) -> Iterable[Sample]:
-        yield from tree_samples(self._tree, supervisor_pid=os.getppid())
+        age_s = time.monotonic() - self._tree_s
+        yield from tree_samples(self._tree, supervisor_pid=os.getppid(), age_s=age_s, now_unix_s=time.time())
         if self._startup_s:
             yield Sample(series="startup_duration_seconds", value=self._startup_s)
 

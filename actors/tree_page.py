@@ -1,6 +1,5 @@
 """The supervision tree as the status port shows it: metrics and JSON."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +41,10 @@ def tree_samples(
     A gauge `cert_expiry_unix_s`, the time at which a certificate expires, is shown as the seconds that
     are left, so that it is right at the time of the scrape.
     """
-    now_unix_s = time.time() if now_unix_s is None else now_unix_s
     if tree.supervisor_pss_bytes:
         yield Sample(series="supervisor_pss_bytes", value=tree.supervisor_pss_bytes)
     for actor in tree.actors:
-        yield from _actor_samples(actor)
+        yield from _actor_samples(actor, age_s)
         for key, value in actor.counters.items():
             name, brace, labels = key.partition("{")
             if name == _EXPIRY_AT:
@@ -56,13 +54,13 @@ def tree_samples(
     yield from _process_samples(tree, supervisor_pid)
 
 
-def _actor_samples(actor: ActorState) -> Iterator[Sample]:
+def _actor_samples(actor: ActorState, age_s: float) -> Iterator[Sample]:
     values = {
         "actor_restarts_total": actor.restarts,
         "actor_ready": int(actor.ready),
         "actor_pss_bytes": actor.pss_bytes,
         "actor_private_memory_bytes": actor.private_bytes,
-        "actor_heartbeat_age_seconds": actor.heartbeat_age_s,
+        "actor_heartbeat_age_seconds": actor.heartbeat_age_s + age_s if actor.heartbeat_age_s >= 0 else -1.0,
         "actor_mailbox_depth": actor.mailbox_depth,
         "actor_descriptors": actor.descriptors,
     }

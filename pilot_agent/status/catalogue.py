@@ -44,6 +44,7 @@ FAMILIES: Final[dict[str, Family]] = {
         "counter",
         "The latency of outgoing requests (e.g. to a token exchange server, CA, etc.) in milliseconds.",
     ),
+    "pilot_xds_recv_max": Family("gauge", "The maximum size request we have received so far."),
     "process_cpu_seconds_total": Family("counter", "Total user and system CPU time spent in seconds."),
     "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
     "process_network_receive_bytes_total": Family(
@@ -84,5 +85,8 @@ FAMILIES: Final[dict[str, Family]] = {
     "actor_pss_bytes": Family("gauge", "Proportional set size of the actor's process."),
     "actor_ready": Family("gauge", "1 when the actor says that it serves."),
     "actor_restarts_total": Family("counter", "How often the actor was started again."),
+    "envoy_restarts": Family("counter", "How often Envoy was started again after it had failed."),
+    "hot_restart_refused": Family("counter", "How often a hot restart was asked for and not begun."),
+    "hot_restarts": Family("counter", "How many hot restarts were begun."),
     "supervisor_pss_bytes": Family("gauge", "Proportional set size of the supervisor's process."),
 }
