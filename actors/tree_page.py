@@ -34,9 +34,15 @@ def status_json(page: StatusPage) -> bytes:
 
 
 def tree_samples(
-    tree: TreeState, *, supervisor_pid: int, now_unix_s: float | None = None
+    tree: TreeState, *, supervisor_pid: int, age_s: float, now_unix_s: float
 ) -> Iterator[Sample]:
     """Yield what the supervisor and the actors report: their state, and what each of them counts.
+
+    Args:
+        tree: What the supervisor sent last.
+        supervisor_pid: Its process.
+        age_s: How long ago it sent that.
+        now_unix_s: The time it is.
 
     A gauge `cert_expiry_unix_s`, the time at which a certificate expires, is shown as the seconds that
     are left, so that it is right at the time of the scrape.
