@@ -4,7 +4,6 @@ Every call has a channel of its own, so that a rotated root or a just-issued cli
 at once. Source: the reference's Citadel client.
 """
 
-import datetime as dt
 import random
 import time
 from pathlib import Path
@@ -12,10 +11,14 @@ from typing import Final
 
 import grpc
 import tenacity
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pilot_agent.log import get_logger
+from pilot_agent.security.certificate import (
+    CertificateError,
+    certificate_facts,
+    check_certificates,
+    csr_public_key,
+)
 from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
 from pilot_agent.security.pem import assemble_chain
 from pilot_agent.security.server_name import server_name
@@ -89,26 +92,25 @@ def checked(csr_pem: str, chain: list[str], *, call_ms: float, retries: int) -> 
         CaRefused: it is unusable; the text says why.
     """
     try:
-        leaf = x509.load_pem_x509_certificate(chain[0].encode())
-        if _public_bytes(leaf) != _public_bytes(x509.load_pem_x509_csr(csr_pem.encode())):
-            raise CaRefused("the CA's certificate does not belong to the key of the CSR")
-        not_after = leaf.not_valid_after_utc
-    except ValueError as error:
+        leaf = certificate_facts(chain[0])
+    except CertificateError as error:
         raise CaRefused(f"failed to parse the certificate of the CA: {error}") from error
-    if not_after <= dt.datetime.now(dt.UTC):
-        raise CaRefused(f"the CA's certificate has expired already, at {not_after.isoformat()}")
+    if leaf.public_key != csr_public_key(csr_pem):
+        raise CaRefused("the CA's certificate does not belong to the key of the CSR")
+    if leaf.not_after_unix_s <= time.time():
+        raise CaRefused(f"the CA's certificate has expired already, at {_instant(leaf.not_after_unix_s)}")
     return Signed(
         chain_pem=assemble_chain(chain),
         root_pem=chain[-1],
-        not_after_unix_s=not_after.timestamp(),
-        serial_number=f"{leaf.serial_number:x}",
+        not_after_unix_s=leaf.not_after_unix_s,
+        serial_number=leaf.serial_number,
         call_ms=call_ms,
         retries=retries,
     )
 
 
-def _public_bytes(holder: x509.Certificate | x509.CertificateSigningRequest) -> bytes:
-    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+def _instant(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix_s))
 
 
 def _policy() -> tenacity.Retrying:
@@ -159,7 +161,7 @@ def _roots(path: str) -> bytes:
     """Return the trust anchors; gRPC itself would take a broken file and only fail the handshake."""
     try:
         data = Path(path).read_bytes()
-        x509.load_pem_x509_certificates(data)
+        check_certificates(data.decode(errors="replace"))
     except (OSError, ValueError) as error:
         raise CaUnavailable(f"create certificate: root CA file {path} is unusable: {error}") from error
     return data
@@ -171,13 +173,13 @@ def _client_pair(wanted: SignRequest) -> tuple[bytes | None, bytes | None]:
         return None, None
     try:
         chain, key = Path(wanted.client_cert_path).read_bytes(), Path(wanted.client_key_path).read_bytes()
-        not_after = x509.load_pem_x509_certificate(chain).not_valid_after_utc
+        not_after_s = certificate_facts(chain.decode(errors="replace")).not_after_unix_s
     except (OSError, ValueError) as error:
         _log.warn(f"cannot load client certificate, use the token: {error}")
         return None, None
-    if not_after <= dt.datetime.now(dt.UTC):
+    if not_after_s <= time.time():
         _log.warn(
-            f"client certificate {wanted.client_cert_path} expired at {not_after.isoformat()}, use the token"
+            f"client certificate {wanted.client_cert_path} expired at {_instant(not_after_s)}, use the token"
         )
         return None, None
     return key, chain

@@ -267,6 +267,10 @@ def test_a_ca_that_comes_late_is_seen_by_the_waiting_envoy_without_a_new_questio
     with SdsClient("uds/socket") as client:
         stream = client.stream()
         stream.names("ROOTCA")
+        made.sds.wait_sent(GetSecret)
+        made.cert.settle()
+        made.cert.context.advance(1.0)
         assert set(stream.secrets()) == {"ROOTCA"}
+        assert len(made.sds.all_sent(GetSecret)) == 1
     made.cert.end()
     made.sds.end()

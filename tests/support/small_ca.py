@@ -100,6 +100,7 @@ class SmallCa:
     answer_chain: list[str] | None = None  # instead of signing
     sign_another_key: bool = False
     check_token: bool = True
+    require_client_certificate: bool = False
     hold: threading.Event | None = None  # a call waits for it
     requests: list[IstioCertificateRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
@@ -144,7 +145,11 @@ def running(ca: SmallCa, port: int = 0) -> Iterator[SmallCa]:
             ),
         )
     )
-    credentials = grpc.ssl_server_credentials([ca.authority.serving_pair()])
+    credentials = grpc.ssl_server_credentials(
+        [ca.authority.serving_pair()],
+        root_certificates=ca.authority.root_pem.encode(),
+        require_client_auth=ca.require_client_certificate,
+    )
     bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     ca.address = f"127.0.0.1:{bound}"
     server.start()

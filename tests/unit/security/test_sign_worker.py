@@ -182,6 +182,31 @@ def test_localhost_stands_for_istiods_name_and_an_override_wins(ca: SmallCa, tmp
         signed(request_for(ca, tmp_path, server_name="elsewhere.example"))
 
 
+def test_a_provisioned_certificate_authenticates_and_an_expired_one_is_left_to_the_token(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with running(SmallCa(require_client_certificate=True)) as strict:
+        paths = {"client_cert_path": str(tmp_path / "cert.pem"), "client_key_path": str(tmp_path / "key.pem")}
+        request = request_for(strict, tmp_path, **paths)
+
+        def provide(lifetime_s: float) -> None:
+            key, chain = strict.authority.workload_pair(ID, lifetime_s)
+            (tmp_path / "key.pem").write_text(key)
+            (tmp_path / "cert.pem").write_text(chain)
+
+        with pytest.raises(CaUnavailable):
+            signed(request)
+        provide(-60)
+        with pytest.raises(CaUnavailable):
+            signed(request)
+        provide(600)
+        assert signed(request).serial_number
+        assert len(strict.requests) == 1
+    lines = capfd.readouterr().out
+    assert "warn\tcitadelclient\tcannot load client certificate, use the token: [Errno 2]" in lines
+    assert "cert.pem expired at 20" in lines
+
+
 def test_a_chain_of_three_keeps_its_order_and_ends_with_the_root(ca: SmallCa, tmp_path: Path) -> None:
     between = pem(
         ca.authority.issue(Authority("between").key.public_key(), lifetime_s=999, is_ca=True)
