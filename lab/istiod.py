@@ -5,7 +5,7 @@
         ...  # run an agent with discoveryAddress = istiod.address
         istiod.push(changed_mesh)
 
-As a program it says what it is, writes root certificate and tokens, and follows its YAML file:
+As a program it says what it is, writes root certificate and tokens, and follows its YAML files:
 
     python -m lab.istiod --config lab/config/bookinfo.yaml --port 15012 --out /some/directory
 """
@@ -28,7 +28,7 @@ from lab.ads import AdsService
 from lab.authority import Authority
 from lab.ca_service import CaService
 from lab.faults import Faults
-from lab.mesh import BOOKINFO, Mesh, MeshError, load_mesh
+from lab.mesh import BOOKINFO, Mesh, MeshError, config_files, load_mesh
 from lab.observed import Observed
 from lab.resources import world_of
 from lab.server import Handler, listen, make_server, quit_server, tls
@@ -180,13 +180,13 @@ def _write(path: Path, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM, following changes of the YAML file."""
     parser = argparse.ArgumentParser(prog="python -m lab.istiod", description=_NOTICE)
-    parser.add_argument("--config", type=Path, default=BOOKINFO, help="YAML file of the mesh")
+    parser.add_argument("--config", type=Path, default=BOOKINFO, help="YAML file of the mesh, or a directory")
     parser.add_argument("--port", type=int, default=15012)
     parser.add_argument("--out", type=Path, required=True, help="where root-cert.pem and tokens/ are written")
     parser.add_argument("--gateway-account", default="istio-ingressgateway")
     options = parser.parse_args(arguments)
     try:
-        known = options.config.stat().st_mtime_ns
+        known = _state(options.config)
         mesh = load_mesh(options.config)
         istiod = Istiod(mesh, port=options.port).start()
     except (MeshError, OSError) as error:
@@ -211,12 +211,17 @@ def _write_out(istiod: Istiod, out: Path, namespace: str, accounts: Sequence[str
         _write(out / "tokens" / account, istiod.mint_token(namespace, account, ttl_s=30 * 86_400))
 
 
-def _follow(config: Path, known: int, istiod: Istiod, quit_now: threading.Event) -> None:
+def _state(config: Path) -> object:
+    """Return what differs after a change of the files."""
+    return [(file, file.stat().st_mtime_ns) for file in config_files(config)]
+
+
+def _follow(config: Path, known: object, istiod: Istiod, quit_now: threading.Event) -> None:
     while not quit_now.wait(0.5):
         try:
-            if config.stat().st_mtime_ns == known:
+            if _state(config) == known:
                 continue
-            known = config.stat().st_mtime_ns
+            known = _state(config)
             print(f"{config} changed: pushed {istiod.push(load_mesh(config))}", flush=True)
         except (MeshError, OSError) as error:
             print(f"{config} changed, kept the old: {error}", file=sys.stderr, flush=True)

@@ -114,22 +114,39 @@ class Mesh:
         return replace(self, services=tuple(kept))
 
 
+def config_files(path: Path) -> tuple[Path, ...]:
+    """Return the YAML files that `path` stands for: itself, or those in the directory by name."""
+    return tuple(sorted(path.glob("*.yaml"))) if path.is_dir() else (path,)
+
+
 def load_mesh(path: Path = BOOKINFO) -> Mesh:
-    """Read one YAML file.
+    """Read one YAML file, or all of a directory: their services together, other members once.
 
     Raises:
-        MeshError: the file is no YAML, or a member is missing or of the wrong form.
-        OSError: the file cannot be read.
+        MeshError: a file is no YAML, or a member is missing, doubled or of the wrong form.
+        OSError: a file cannot be read.
     """
-    import yaml  # noqa: PLC0415 - the model itself needs no YAML
-
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return parse_mesh(document)
-    except yaml.YAMLError as error:
-        raise MeshError(f"{path}: {error}") from error
+        return parse_mesh(_merged(config_files(path)))
     except (KeyError, TypeError, AttributeError) as error:
         raise MeshError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _merged(files: Sequence[Path]) -> Mapping[str, Any]:
+    import yaml  # noqa: PLC0415 - the model itself needs no YAML
+
+    whole: dict[str, Any] = {"services": []}
+    for file in files:
+        try:
+            part = dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise MeshError(f"{file}: {error}") from error
+        whole["services"] += part.pop("services", [])
+        doubled = sorted(whole.keys() & part.keys())
+        if doubled:
+            raise MeshError(f"{file}: {doubled} stand in another file too")
+        whole |= part
+    return whole
 
 
 def parse_mesh(document: Mapping[str, Any]) -> Mesh:

@@ -47,6 +47,16 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, old: str, new: str, told
     assert told in str(caught.value)
 
 
+def test_a_directory_is_read_as_one_and_nothing_may_stand_twice(tmp_path: Path) -> None:
+    head, services = BOOKINFO.read_text().split("services:")
+    (tmp_path / "1.yaml").write_text(head)
+    (tmp_path / "2.yaml").write_text("services:" + services)
+    assert load_mesh(tmp_path) == load_mesh()
+    (tmp_path / "3.yaml").write_text("trust_domain: other")
+    with pytest.raises(MeshError, match=r"3\.yaml: \['trust_domain'\] stand in another file too"):
+        load_mesh(tmp_path)
+
+
 def test_an_application_says_which_neighbour_did_not_answer() -> None:
     mesh = load_mesh().with_ports(PortMap())
     page = mesh.service("productpage").workloads[0].application
