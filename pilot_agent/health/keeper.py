@@ -7,8 +7,10 @@ from typing import Final
 from pilot_agent.health.admin import refusal
 from pilot_agent.health.generations import Generation, Generations
 
-_EARN_EVERY_S: Final = 0.1
-"""How often an Envoy that reports LIVE is asked until it is ready: no hot restart waits for a probe."""
+_EARN_AFTER_S: Final = 0.1
+_EARN_AFTER_AT_MOST_S: Final = 2.0
+"""An Envoy that reports LIVE is asked until it is ready, at growing intervals: no hot restart waits for a
+probe, and one that never gets CDS (a bootstrap of the user's own) is not asked ten times a second."""
 
 
 class ReadinessKeeper:
@@ -64,14 +66,17 @@ class ReadinessKeeper:
         To be run in a thread of its own: so a new epoch is ready before the old one ends, though no
         probe asks for it.
         """
+        pause_s, before = _EARN_AFTER_S, self._state
         while self._awaits_work():
             with self._asking:
                 for each in self._state.unearned():
                     if each.live:
                         self._ask(each)
+            pause_s = min(pause_s * 1.5, _EARN_AFTER_AT_MOST_S) if self._state == before else _EARN_AFTER_S
+            before = self._state
             with self._lock:
                 if not self._ended:
-                    self._went_live.wait(_EARN_EVERY_S)
+                    self._went_live.wait(pause_s)
 
     def close(self) -> None:
         """End `earn`."""
