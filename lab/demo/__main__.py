@@ -10,10 +10,8 @@ from lab.demo import kills, layout, preflight, rotation, steps
 from lab.demo.agent import Agent
 from lab.demo.show import Progress, StepFailedError, say
 from lab.demo.stage import Stage
-from lab.demo.waiting import until
 from lab.envoy_binary import find_envoy
 
-_FIRST_CERTIFICATE_LATER_S = 86_400
 _STEPS = 10
 
 
@@ -69,14 +67,15 @@ def _run(stage: Stage, progress: Progress) -> None:
         stage.start_agent(agent, envoy)
     needed("pilot-agent proxy router, with its Envoy", lambda: _ready(stage.router))
     needed("pilot-agent proxy sidecar, with its Envoy", lambda: _ready(stage.sidecar))
-    needed("one request: gateway → mTLS → sidecar → application", lambda: steps.one_request(stage))
-    first_serial = until(lambda: rotation.served_serial(stage), what="the first certificate", within_s=10)
-    stage.istiod.faults.certificate_ttl_s = _FIRST_CERTIFICATE_LATER_S  # the next one is to last
+    needed(
+        "one request: gateway → mTLS → sidecar → application",
+        lambda: [*steps.one_request(stage), *rotation.look_at_the_first(stage)],
+    )
     shown("100 requests to reviews", lambda: steps.split(stage))
     shown("how the two roles differ", lambda: steps.roles(stage))
     shown("each actor of the sidecar's agent killed with SIGKILL, under load", lambda: kills.kill_each(stage))
     shown("a push, after all that", lambda: steps.push(stage))
-    shown("a certificate rotation, under load", lambda: rotation.rotate(stage, first_serial))
+    shown("a certificate rotation, under load", lambda: rotation.rotate(stage))
 
 
 def _control_plane(stage: Stage) -> list[str]:

@@ -14,15 +14,23 @@ from lab.demo.waiting import until
 
 _LOAD_PATH = "/api/v1/products/0"
 _AFTER_S = 1.0
+_LATER_CERTIFICATES_S = 86_400
 
 
-def rotate(stage: Stage, first_serial: str) -> list[str]:
+def look_at_the_first(stage: Stage) -> list[str]:
+    """Remember the serial that is served now, and have the control plane sign for longer from here on."""
+    stage.first_serial = until(lambda: served_serial(stage), what="the sidecar's certificate", within_s=10)
+    stage.istiod.faults.certificate_ttl_s = _LATER_CERTIFICATES_S
+    return [f"the sidecar's certificate has serial {stage.first_serial} and lasts {SIDECAR_CERTIFICATE_S} s"]
+
+
+def rotate(stage: Stage) -> list[str]:
     """Return what was seen from the certificate's due time to the old epoch's end, under load.
 
     Raises:
         StepFailedError: it did not rotate, the epoch is not 1, or a request failed.
     """
-    agent = stage.sidecar
+    agent, first_serial = stage.sidecar, stage.first_serial
     old = agent.envoys()
     with Load(stage.gateway_port, _LOAD_PATH) as load:
         within_s = SIDECAR_CERTIFICATE_S

@@ -29,7 +29,7 @@ class Progress:
         try:
             yield notes
             verdict = "ok"
-        except StepFailedError as error:
+        except (StepFailedError, OSError) as error:
             self.failed.append(title)
             notes.append(f"FAILED: {error}")
             verdict = "FAILED"

@@ -26,6 +26,7 @@ class Stage:
         self.istiod = Istiod(self.mesh, port=layout.ISTIOD_PORT + port_shift)
         self.router = Agent(layout.router(port_shift))
         self.sidecar = Agent(layout.sidecar(port_shift))
+        self.first_serial = ""  # of the certificate that the sidecar serves at first
         self._bookinfo: subprocess.Popen[bytes] | None = None
 
     @property
