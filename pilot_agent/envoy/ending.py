@@ -18,6 +18,8 @@ from pilot_agent.envoy.model import (
     DrainAnswered,
     EndAgent,
     Ending,
+    Generation,
+    Phase,
     QuitWanted,
     Signal,
     Stage,
@@ -44,10 +46,13 @@ def quit_wanted(turn: Turn, event: QuitWanted) -> None:
     turn.do(AnnounceDraining(cause=event.cause))
     turn.change(start_at_s=NEVER, wanted="", retry_at_s=NEVER)
     turn.change(ending=Ending(cause=event.cause, stage=Stage.POSTING, until_s=NEVER, limit_s=limit_s))
-    for unborn in [each for each in turn.state.generations if not each.is_running]:
-        turn.drop(unborn)
+    for unborn in turn.state.generations:
+        if unborn.phase is Phase.PREPARING:
+            turn.drop(unborn)
     serving = turn.serving
-    if serving is None:
+    if serving is None and turn.state.generations:
+        _enter(turn, Stage.TERMINATING, TERM_GRACE_S)  # one is being spawned: killed as soon as it is there
+    elif serving is None:
         _done(turn)
     elif event.at_once or turn.state.drained:
         turn.info("Agent already drained, exiting immediately")
@@ -61,7 +66,7 @@ def envoy_is_over(turn: Turn, reason: str) -> None:
     """End the agent because Envoy has ended for good; old epochs that still drain go with it."""
     turn.change(ending=Ending(cause=reason, stage=Stage.TERMINATING, until_s=NEVER))
     turn.change(start_at_s=NEVER, wanted="", retry_at_s=NEVER)
-    if turn.running:
+    if turn.state.generations:
         turn.do(AnnounceDraining(cause=reason))
         _terminate(turn)
     else:
@@ -71,7 +76,7 @@ def envoy_is_over(turn: Turn, reason: str) -> None:
 def exited(turn: Turn) -> None:
     """Look whether the last Envoy has ended."""
     ending = turn.state.ending
-    if ending is None or ending.stage is Stage.DONE or turn.running:
+    if ending is None or ending.stage is Stage.DONE or turn.state.generations:
         return
     if ending.stage in _DRAINING_STAGES:
         turn.info("Graceful termination logic ended prematurely, envoy process terminated early")
@@ -79,6 +84,19 @@ def exited(turn: Turn) -> None:
         turn.info("Envoy aborted normally")
         turn.warn("Aborted proxy instance")
     _done(turn)
+
+
+def spawned(turn: Turn, late: Generation) -> None:
+    """Kill an Envoy that was being spawned when the quit came; it has served nobody."""
+    turn.put(replace(late, signal=int(signal.SIGKILL)))
+    turn.do(Signal(generation=late, signal=int(signal.SIGKILL)))
+
+
+def spawn_failed(turn: Turn) -> None:
+    """Look whether that was all that was waited for."""
+    ending = turn.state.ending
+    if ending is not None and ending.stage is not Stage.DONE and not turn.state.generations:
+        _done(turn)
 
 
 def drain_answered(turn: Turn, event: DrainAnswered) -> None:
@@ -144,7 +162,7 @@ def resumed(turn: Turn) -> None:
     serving = turn.serving
     if ending.stage is Stage.POSTING and serving is not None:
         turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=False))
-    elif ending.stage is Stage.TERMINATING:
+    elif ending.stage is Stage.TERMINATING and turn.running:
         _terminate(turn)
 
 
@@ -166,6 +184,8 @@ def _stage_is_over(turn: Turn, ending: Ending) -> None:
             _terminate(turn)
         case Stage.MINIMUM | Stage.POLLING:
             _count(turn)
+        case Stage.TERMINATING if not turn.running:
+            _done(turn)  # the supervisor spawns nothing any more, or it is killed when it does
         case Stage.TERMINATING:
             _kill(turn)
         case Stage.KILLING:

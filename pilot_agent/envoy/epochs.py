@@ -62,7 +62,10 @@ def found(turn: Turn, event: Found) -> None:
     for unknown in processes.values():
         turn.put(unknown)
         turn.change(next_generation=max(turn.state.next_generation, unknown.generation + 1))
-        turn.do(Watch(generation=unknown))
+        if turn.state.ending is None:
+            turn.do(Watch(generation=unknown))
+        else:
+            ending.spawned(turn, unknown)
     ending.resumed(turn)
     state = turn.state
     if state.ending is None and not state.generations and state.start_at_s == NEVER:
@@ -100,6 +103,9 @@ def spawned(turn: Turn, event: Spawned) -> None:
         return
     known = replace(known, phase=Phase.INITIALIZING, pid=event.pid, create_time=event.create_time)
     turn.put(known)
+    if turn.state.ending is not None:
+        ending.spawned(turn, known)
+        return
     turn.do(Announce(what="started", generation=known), Watch(generation=known))
     if known.is_hot and turn.find(known.replaces) is None:
         _kill_orphan(turn, known)
@@ -112,6 +118,7 @@ def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
         return
     turn.drop(known)
     if turn.state.ending is not None:
+        ending.spawn_failed(turn)
         return
     turn.error(f"Envoy exited with error: {event.reason}")
     if turn.running:
@@ -128,11 +135,11 @@ def seen_live(turn: Turn, event: SeenLive) -> None:
     known = replace(known, phase=Phase.LIVE)
     turn.put(known)
     turn.do(Announce(what="live", generation=known))
-    if turn.state.ending is not None:
-        return
     for old in turn.running:
         if old.generation < known.generation and old.phase is not Phase.DRAINING:
             _retire(turn, old, known)
+    if turn.state.ending is not None:
+        return
     if known.reason:
         turn.change(attempts=0, retry_at_s=NEVER)
         turn.do(Count(name="hot_restarts", reason=known.reason))
@@ -203,7 +210,8 @@ def _take_up(turn: Turn, known: Generation, process: Generation | None) -> None:
     if known.phase is Phase.PREPARING:
         turn.do(Prepare(generation=known, validate=known.replaces >= 0))
     elif process is None and known.phase is Phase.SPAWNING:
-        turn.do(Spawn(generation=known))
+        if turn.state.ending is None:
+            turn.do(Spawn(generation=known))
     elif process is None:
         exited(turn, Exited(generation=known.generation, status=None))
     elif known.phase is Phase.SPAWNING:
@@ -303,6 +311,9 @@ def _refusal(turn: Turn, word: str, wanted: str, why: str) -> None:
 
 
 def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
+    if turn.state.ending is not None:  # all of them are ended anyway
+        turn.put(replace(old, phase=Phase.DRAINING))
+        return
     due_s = turn.now_s + turn.policy.parent_shutdown_s + OLD_EPOCH_GRACE_S
     if not successor.is_hot:  # nobody but us tells it to drain, and to end
         due_s = turn.now_s + turn.policy.parent_shutdown_s

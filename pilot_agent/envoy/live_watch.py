@@ -7,9 +7,9 @@ from typing import Final
 from pilot_agent.envoy.admin import Admin, AdminError
 from pilot_agent.envoy.model import Generation, SeenLive
 
-_QUICK_S: Final = 0.03
-_QUICK_FOR_S: Final = 3.0  # a start takes 60 to 320 ms; one without istiod as long as istiod is away
-_SLOW_S: Final = 0.25
+_SHORTEST_S: Final = 0.03  # a start takes 60 to 320 ms
+_LONGEST_S: Final = 1.0  # without istiod it takes as long as istiod is away
+_SHARE: Final = 0.05  # of the time that has passed: LIVE is seen that much late at most
 _CALL_S: Final = 1.0
 
 
@@ -26,11 +26,12 @@ class LiveWatch:
 
     def run(self) -> SeenLive | None:
         """Block until the generation is LIVE; None when `end` was called before."""
-        quick_until_s = time.monotonic() + _QUICK_FOR_S
+        began_s = time.monotonic()
         while not self._ended.is_set():
             if self._is_live():
                 return SeenLive(generation=self._generation.generation)
-            self._ended.wait(_QUICK_S if time.monotonic() < quick_until_s else _SLOW_S)
+            passed_s = time.monotonic() - began_s
+            self._ended.wait(min(max(passed_s * _SHARE, _SHORTEST_S), _LONGEST_S))
         return None
 
     def _is_live(self) -> bool:

@@ -296,9 +296,7 @@ def test_a_quit_while_the_supervisor_holds_the_spawn_back_leaves_no_envoy(make: 
     rig.await_end()
     rig.supervisor.inbox.put("release")
     wait_for(lambda: rig.supervisor.spawned and not rig.supervisor.alive, what="the late Envoy's end")
-    # What it made before it was killed belongs to a base id that is cleared already: clear by hand.
-    rig.kill_actor()
-    SharedFiles("etc/istio/proxy").remove(rig.base_id(0))
+    wait_for(lambda: rig.files() == [], what="the late Envoy's files being gone")
 
 
 def test_with_zero_active_connections_the_end_comes_without_the_drain_period(make: Make) -> None:

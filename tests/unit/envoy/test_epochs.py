@@ -25,7 +25,6 @@ from pilot_agent.envoy.model import (
     RestartWanted,
     SeenLive,
     Spawn,
-    Spawned,
     SpawnFailed,
     State,
     Watch,
@@ -431,22 +430,37 @@ def test_a_first_start_that_nobody_noted_is_done_after_the_restart() -> None:
 # Not started after a quit
 
 
-@pytest.mark.parametrize("stage", ["prepared", "spawning", "waiting"])
-def test_a_quit_during_the_start_starts_no_envoy_afterwards(stage: str) -> None:
+@pytest.mark.parametrize("stage", ["preparing", "waiting"])
+def test_a_quit_before_the_start_starts_no_envoy_afterwards(stage: str) -> None:
     life = Life().on(Begun())
     if stage == "waiting":
         life.prepare(0).spawn(0).end(0, EXIT_1)
-    elif stage == "spawning":
-        life.prepare(0)
     life.on(QuitWanted(cause="signal"))
     assert [each.exit_status for each in life.did(EndAgent)] == [0]
     assert life.phases == {}
-
     life.on(Prepared(generation=0, base_id=700, bootstrap_path="x"))
     assert life.did(Spawn) == []
-    life.on(Spawned(generation=0, pid=100, create_time=5.0))
-    assert life.signals == [(0, SIGKILL)]
     assert life.sleep(100).actions == []
+
+
+def test_a_quit_while_envoy_is_spawned_kills_it_as_soon_as_it_is_there() -> None:
+    life = Life().on(Begun()).prepare(0).on(QuitWanted(cause="signal"))
+    assert life.did(EndAgent) == []
+    assert life.spawn(0).signals == [(0, SIGKILL)]
+    assert life.did(Announce) == []
+    life.end(0, KILLED)
+    assert life.did(EndAgent)
+    assert life.did(Clear)[0].base_id_is_free is True
+
+
+def test_a_quit_does_not_wait_long_for_a_spawn_that_is_held_back() -> None:
+    spawning = Life().on(Begun()).prepare(0).on(QuitWanted(cause="signal"))
+    assert spawning.sleep(1).did(EndAgent)
+    assert spawning.spawn(0).signals == [(0, SIGKILL)]
+
+    refused = Life().on(Begun()).prepare(0).on(QuitWanted(cause="signal"))
+    assert refused.on(SpawnFailed(generation=0, reason="the agent is ending")).did(EndAgent)
+    assert not any(level == "error" for level, _ in refused.lines)
 
 
 def test_after_a_drain_no_restart_brings_new_listeners() -> None:
