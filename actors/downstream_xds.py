@@ -135,6 +135,7 @@ class Streams:
         self._current: dict[int, EnvoyStream] = {}  # generation → its newest stream
         self._numbers = itertools.count(1)
         self._largest_bytes = 0
+        self._mark = context.mark("response towards Envoy")
 
     def accept(self, variant: Variant, generation: int) -> EnvoyStream:
         """Take a stream in; an older one of the same Envoy ends with OK, as in the reference."""
@@ -165,7 +166,7 @@ class Streams:
             _log.debug(f"downstream terminated with status {outcome}", id=stream.name)
 
     def received(self, size_bytes: int) -> None:
-        if size_bytes >= self._largest_bytes:
+        if size_bytes > self._largest_bytes:
             self._largest_bytes = size_bytes
             self._context.gauge("pilot_xds_recv_max", size_bytes)
 
@@ -182,7 +183,9 @@ class Streams:
     def on_response(self, _: Role, message: Response) -> None:
         stream = self._open.get(message.stream)
         if stream is not None:
+            self._mark.begin()
             stream.response(message.leg, message.body)
+            self._mark.end()
 
     def on_replay_wanted(self, _: Role, message: ReplayWanted) -> None:
         with self._lock:

@@ -97,6 +97,7 @@ class Streams:
         self._context, self._options, self._health = context, options, health
         self._dialer = Dialer(options)
         self._lock = threading.Lock()
+        self._mark = context.mark("request towards istiod")
         self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
 
     def on_opened(self, _: Role, message: StreamOpened) -> None:
@@ -110,7 +111,9 @@ class Streams:
     def on_request(self, _: Role, message: Request) -> None:
         known = self._open.get(message.stream)
         if known is not None:
+            self._mark.begin()
             known[1].request(message.body)
+            self._mark.end()
 
     def on_taken(self, _: Role, message: ResponseTaken) -> None:
         known = self._open.get(message.stream)

@@ -1,15 +1,16 @@
 """Opens connections to istiod: one channel for each stream, with roots and token of the moment."""
 
 import re
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
 from pilot_agent.log import get_logger
-from pilot_agent.xds import roots, validity
+from pilot_agent.security.certificate import CertificateError, certificate_facts
+from pilot_agent.xds import roots
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.requests import Variant
 
@@ -128,14 +129,12 @@ class Dialer:
             return None, None
         try:
             chain = Path(options.client_chain_path).read_bytes()
-            certificate = roots.first_certificate(chain)
-            end = validity.not_after(certificate) if certificate else None
-        except (OSError, ValueError) as error:
+            not_after_unix_s = certificate_facts(chain.decode("latin-1")).not_after_unix_s
+        except (OSError, CertificateError) as error:
             _log.warn(f"client certificate {options.client_chain_path} not offered: {error}")
             return None, None
-        if end is None or end < datetime.now(UTC):
-            why = "no certificate in it" if end is None else f"expired at {end.isoformat()}, using the token"
-            _log.warn(f"client certificate {options.client_chain_path} not offered: {why}")
+        if not_after_unix_s < time.time():
+            _log.warn(f"client certificate {options.client_chain_path} has expired, going on with the token")
             return None, None
         try:
             return Path(options.client_key_path).read_bytes(), chain

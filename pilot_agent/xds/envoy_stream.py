@@ -126,4 +126,4 @@ class EnvoyStream:
             if took_s > _SLOW_SEND_S:
                 _log.warn(f"sending took {took_s:.1f}s: Envoy reads slowly", id=self.name, bytes=size_bytes)
             if size_bytes >= memory.BIG_BYTES:
-                memory.trim()
+                memory.trim_soon()

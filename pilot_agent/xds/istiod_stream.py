@@ -229,7 +229,7 @@ class IstiodStream:
             if goes_to_envoy:
                 leg.credits.get()
             if is_big:
-                memory.trim()
+                memory.trim_soon()
         return Outcome(leg.call.code(), leg.call.details() or "")
 
     def _dispatch(self, leg: _Leg, body: bytes) -> bool:

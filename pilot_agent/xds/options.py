@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Node, ProxyConfig
+from pilot_agent.security.server_name import server_name
 from pilot_agent.xds import roots
 
 _STREAMS_LIMIT: Final = 100
@@ -53,7 +54,7 @@ class XdsOptions:
             is_plaintext=is_plaintext,
             root_path=path,
             root_pem=roots.read_roots(path) if path else b"",
-            server_name=roots.server_name(address, environment.string("ISTIOD_SAN")),
+            server_name=server_name(address, environment.string("ISTIOD_SAN")),
             client_key_path=key_path,
             client_chain_path=chain_path,
             keepalive_interval_s=environment.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),

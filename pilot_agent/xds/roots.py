@@ -1,30 +1,20 @@
-"""Which root certificates, server name and client certificate the connection to istiod uses.
+"""Which root certificates and client certificate the connection to istiod uses.
 
 Source: the reference's xDS proxy, TLS: the order of the rows is its own.
 """
 
-import base64
-import binascii
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pilot_agent.environment import Environment
-from pilot_agent.proxyconfig.hostport import split_host_port
+from pilot_agent.security.certificate import CertificateError, certificate_facts
+from pilot_agent.security.os_roots import os_bundle
+from pilot_agent.security.pem import blocks
 
 SYSTEM: Final = "SYSTEM"
-_SYSTEM_BUNDLES: Final = (
-    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Gentoo, Arch
-    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL 6
-    "/etc/ssl/ca-bundle.pem",  # openSUSE
-    "/etc/pki/tls/cacert.pem",  # OpenELEC
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # CentOS, RHEL 7
-    "/etc/ssl/cert.pem",  # Alpine
-)
 _WELL_KNOWN: Final = "./etc/certs/root-cert.pem"
 _ISTIOD: Final = "var/run/secrets/istio/root-cert.pem"
-_PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 class XdsRootError(ValueError):
@@ -59,25 +49,16 @@ def read_roots(path: str) -> bytes:
         XdsRootError: it cannot be read, or holds no certificate.
     """
     if path == SYSTEM:
-        path = next((bundle for bundle in _SYSTEM_BUNDLES if Path(bundle).is_file()), _SYSTEM_BUNDLES[0])
+        path = os_bundle()
+        if not path:
+            raise XdsRootError("this system has no bundle of root certificates, XDS_ROOT_CA is SYSTEM")
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise XdsRootError(f"failed to read root CA file for XDS {path}: {error.strerror}") from error
-    if not any(_is_certificate(body) for body in _PEM.findall(data)):
+    if not any(_is_certificate(block) for block in blocks(data.decode("latin-1"), "CERTIFICATE")):
         raise XdsRootError(f"failed to build the root certificate pool for XDS: no certificate in {path}")
     return data
-
-
-def server_name(discovery_address: str, istiod_san: str) -> str:
-    """Return the name that istiod's certificate must have; empty when the address names none."""
-    if istiod_san:
-        return istiod_san
-    try:
-        host, _ = split_host_port(discovery_address)
-    except ValueError:
-        return ""
-    return "istiod.istio-system.svc" if "localhost" in host else host
 
 
 def client_pair(environment: Environment, proxy_metadata: Mapping[str, str]) -> tuple[str, str]:
@@ -93,25 +74,15 @@ def client_pair(environment: Environment, proxy_metadata: Mapping[str, str]) -> 
     return "", ""
 
 
-def first_certificate(pem: bytes) -> bytes | None:
-    """Return the DER bytes of the first certificate of a PEM bundle, None if there is none."""
-    return next((_der(body) for body in _PEM.findall(pem) if _is_certificate(body)), None)
-
-
 def _existing(path: str) -> str:
     if not Path(path).is_file():
         raise XdsRootError(f"root CA file for XDS does not exist {path}")
     return path
 
 
-def _is_certificate(body: bytes) -> bool:
-    """Return whether base64 text holds a DER SEQUENCE, which every certificate is."""
-    der = _der(body)
-    return der is not None and der[:1] == b"\x30"
-
-
-def _der(body: bytes) -> bytes | None:
+def _is_certificate(block: str) -> bool:
     try:
-        return base64.b64decode(b"".join(body.split()), validate=True)
-    except binascii.Error:
-        return None
+        certificate_facts(block)
+    except CertificateError:
+        return False
+    return True

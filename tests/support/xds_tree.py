@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from actors.downstream_xds import DownstreamXdsActor
+from actors.runtime import process
 from actors.runtime.roles import Role
 from actors.runtime.settings import Settings
 from actors.runtime.specs import MIB, ChildSpec
@@ -21,6 +22,7 @@ from pilot_agent.xds.options import XdsOptions
 
 def main() -> int:
     directory, address = sys.argv[1:3]
+    process.one_arena()
     log.configure(output_level=os.environ.get("LEVEL", ""))
     options = XdsOptions(
         socket_path=f"{directory}/XDS",

@@ -6,7 +6,7 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilot_agent.wire import WireError
@@ -26,6 +26,7 @@ UNKNOWN = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     version=TEXT, node=st.none() | TEXT, names=TEXTS, url=TEXT, nonce=TEXT, nack=st.booleans(), more=UNKNOWN
 )
@@ -51,6 +52,7 @@ def test_a_sotw_request_is_read_as_the_generated_message_reads_it(
     assert pb.DiscoveryRequest.FromString(seen.spans.encoded(2)).node == message.node
 
 
+@settings(deadline=None)
 @given(version=TEXT, resources=st.lists(ANY, max_size=5), url=TEXT, nonce=TEXT, more=UNKNOWN)
 def test_a_sotw_response_is_read_as_the_generated_message_reads_it(
     version: str, resources: list[any_pb2.Any], url: str, nonce: str, more: bytes
@@ -64,6 +66,7 @@ def test_a_sotw_response_is_read_as_the_generated_message_reads_it(
     assert [any_pb2.Any.FromString(each) for each in seen.spans.all(2)] == resources
 
 
+@settings(deadline=None)
 @given(
     subscribe=TEXTS,
     unsubscribe=TEXTS,
@@ -100,6 +103,7 @@ def test_a_delta_request_is_read_as_the_generated_message_reads_it(
     assert {name.decode(): version.decode() for name, version in held.items()} == initial
 
 
+@settings(deadline=None)
 @given(
     versions=st.dictionaries(TEXT, TEXT, max_size=6), removed=TEXTS, url=TEXT, nonce=TEXT, value=st.binary()
 )
@@ -121,6 +125,7 @@ def test_a_delta_response_is_read_as_the_generated_message_reads_it(
     assert {name.decode(): version.decode() for name, version in seen.versions().items()} == versions
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=300))
 def test_arbitrary_bytes_are_read_or_refused_and_never_accepted_wrongly(data: bytes) -> None:
     for read, kind in (

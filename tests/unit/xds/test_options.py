@@ -79,15 +79,15 @@ def test_the_name_table_is_wanted_where_the_dns_server_runs(
     [
         ("istiod.istio-system.svc:15012", "", "istiod.istio-system.svc"),
         ("localhost:15012", "", "istiod.istio-system.svc"),
-        ("my.localhost.lab:15012", "", "istiod.istio-system.svc"),
         ("10.0.0.1:15012", "istiod.other.svc", "istiod.other.svc"),
         ("no-port", "", ""),
     ],
 )
 def test_the_server_name_is_the_host_unless_it_is_local_or_overridden(
-    address: str, san: str, expected: str
+    home: Path, address: str, san: str, expected: str
 ) -> None:
-    assert roots.server_name(address, san) == expected
+    variables = {"XDS_ROOT_CA": place(home / "roots.pem")} | ({"ISTIOD_SAN": san} if san else {})
+    assert build(variables, discovery_address=address).server_name == expected
 
 
 def test_the_rows_of_the_root_table_are_tried_in_the_references_order(home: Path) -> None:
@@ -135,6 +135,12 @@ def test_a_missing_root_ends_the_start_with_the_references_text(
 def test_a_root_file_without_a_certificate_is_an_error(home: Path, content: str) -> None:
     with pytest.raises(roots.XdsRootError, match="no certificate in"):
         build({"XDS_ROOT_CA": place(home / "roots.pem", content)})
+
+
+def test_one_good_certificate_makes_a_root_file_usable(home: Path) -> None:
+    broken = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
+    path = place(home / "roots.pem", broken + ROOT_PEM)
+    assert build({"XDS_ROOT_CA": path}).root_pem == (broken + ROOT_PEM).encode()
 
 
 def test_an_unchecked_provisioned_root_must_be_readable_all_the_same(home: Path) -> None:
