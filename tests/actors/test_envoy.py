@@ -73,9 +73,9 @@ def finished(rig: EnvoyRig) -> None:
 
 
 def test_envoy_is_started_with_the_lines_of_the_reference_and_said_to_be_live(
-    rig: EnvoyRig, capfd: pytest.CaptureFixture[str]
+    make: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    live(rig)
+    rig = live(make().start())
     assert get(rig.port, "/")[1] == "ok"
     argv = rig.argv(0)
     assert argv[1:5] == ("-c", "etc/istio/proxy/envoy-rev0.json", "--restart-epoch", "0")
