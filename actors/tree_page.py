@@ -51,7 +51,7 @@ def tree_samples(
         yield Sample(series="supervisor_pss_bytes", value=tree.supervisor_pss_bytes)
     for actor in tree.actors:
         yield from _actor_samples(actor, age_s)
-        for key, value in actor.counters.items():
+        for key, value in (actor.counters | actor.gauges).items():
             name, brace, labels = key.partition("{")
             if name == _EXPIRY_AT:
                 yield Sample(series=f"{_EXPIRY_IN}{brace}{labels}", value=value - now_unix_s)

@@ -36,7 +36,8 @@ class HeartbeatAnswered:
     threads: int
     mailbox_depth: int
     oldest_unfinished_s: float  # age of the oldest unfinished send or receive of the byte path
-    counters: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)  # of this incarnation
+    gauges: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,8 @@ class ActorState:
     descriptors: int
     threads: int
     mailbox_depth: int
-    counters: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)  # of all incarnations together
+    gauges: dict[str, float] = field(default_factory=dict)  # of the living one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,7 @@ class ProcessContext:
         self.handlers: dict[type, Callable[[Role, Any], None]] = {}
         self.marks: list[Mark] = []
         self.counters: dict[str, float] = {}
+        self.gauges: dict[str, float] = {}
         self.actor_ref: pykka.ActorRef[Any] | None = None
         self._control = control
         self._settings = birth.settings
@@ -155,7 +156,7 @@ class ProcessContext:
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         with self._counters_lock:
-            self.counters[series(name, labels)] = value
+            self.gauges[series(name, labels)] = value
 
     def settings(self, settings_type: type[M]) -> M:
         return self._settings.get(settings_type)
@@ -172,7 +173,7 @@ class ProcessContext:
         """Return the answer to a heartbeat."""
         pss, private = process.memory()
         with self._counters_lock:
-            counters = dict(self.counters)
+            counters, gauges = dict(self.counters), dict(self.gauges)
         inbox = getattr(self.actor_ref, "actor_inbox", None)
         return HeartbeatAnswered(
             number=number,
@@ -183,17 +184,21 @@ class ProcessContext:
             mailbox_depth=inbox.qsize() if inbox is not None else 0,
             oldest_unfinished_s=max((mark.age_s() for mark in self.marks), default=0.0),
             counters=counters,
+            gauges=gauges,
         )
 
     def _ask_worker(self, request: RunWorker, descriptor: int) -> None:
         self._control.send(request, (descriptor,))
 
 
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+
+
 def series(name: str, labels: dict[str, str]) -> str:
-    """Return the key of one time series: `name{label="value",…}`, labels sorted."""
+    """Return the key of one time series as Prometheus writes it: `name{label="value",…}`, labels sorted."""
     if not labels:
         return name
-    inner = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
+    inner = ",".join(f'{key}="{value.translate(_ESCAPES)}"' for key, value in sorted(labels.items()))
     return f"{name}{{{inner}}}"
 
 

@@ -86,6 +86,7 @@ class Child:
             threads=answer.threads if answer is not None else 0,
             mailbox_depth=answer.mailbox_depth if answer is not None else 0,
             counters=counters,
+            gauges=answer.gauges if answer is not None else {},
         )
 
 

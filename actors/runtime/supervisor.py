@@ -184,6 +184,8 @@ class Supervisor:
                 child.answered(message, time.monotonic())
             case said.Ready():
                 running.ready = True
+                if child.incarnation > 1:
+                    _log.info(f"actor {child.spec.role} is ready again", restarts=child.incarnation - 1)
                 self._spawn_held_back()
             case said.RunWorker() if len(descriptors) == 1:
                 self._run_worker(child, message, descriptors[0])

@@ -19,6 +19,7 @@ from actors.messages.control import RunWorker, WorkerExited
 from actors.runtime.context import WorkerFinished
 
 _OK, _FAILED = b"\0", b"\1"
+_STATUS_COMES_WITHIN_S: Final = 2.0
 
 
 def serve_one(descriptor: int, function: str, *, limit_s: float) -> None:
@@ -78,13 +79,14 @@ class WorkerDesk:
         `prestarted` maps a kind to the descriptor of a worker that waits already; it is used once.
         """
         self._ask, self._deliver, self._prestarted = ask, deliver, prestarted
-        self._lock = threading.Lock()
+        self._ended = threading.Condition()
         self._pending: dict[int, str] = {}  # worker_id → kind, until a result or a failure is delivered
+        self._statuses: dict[int, int] = {}  # worker_id → wait status of those that ended meanwhile
         self._last_id = 0
 
     def run(self, kind: str, request: bytes, *, timeout_s: float) -> int:
         """Start one piece of work; WorkerFinished is delivered in any case."""
-        with self._lock:
+        with self._ended:
             early = self._prestarted.pop(kind, None)
             if early is None:
                 self._last_id += 1
@@ -101,15 +103,14 @@ class WorkerDesk:
         return worker_id
 
     def exited(self, event: WorkerExited) -> None:
-        """Say that a worker's process has ended; if it left no result, that is its failure."""
-        if os.WIFSIGNALED(event.status):
-            number = os.WTERMSIG(event.status)
-            error = "timed out" if number == signal.SIGALRM else f"killed by signal {number}"
-        else:
-            error = f"ended with status {os.waitstatus_to_exitcode(event.status)} and no result"
-        self._finish(event.worker_id, None, error)
+        """Note how a worker's process ended; whoever waits for its result may want to know."""
+        with self._ended:
+            if event.worker_id in self._pending:
+                self._statuses[event.worker_id] = event.status
+                self._ended.notify_all()
 
     def _talk(self, worker_id: int, own: socket.socket, request: bytes, timeout_s: float) -> None:
+        """Exchange request and result; a result that was sent counts, however the worker ended then."""
         with own:
             try:
                 write_frame(own, request)
@@ -118,17 +119,29 @@ class WorkerDesk:
                     return
                 answer = read_frame(own)
             except (OSError, EOFError):
-                return  # WorkerExited says how it ended
+                self._finish(worker_id, None, self._how_it_ended(worker_id))
+                return
         if answer[:1] == _OK:
             self._finish(worker_id, answer[1:], "")
         else:
             self._finish(worker_id, None, answer[1:].decode(errors="replace"))
 
+    def _how_it_ended(self, worker_id: int) -> str:
+        with self._ended:
+            self._ended.wait_for(lambda: worker_id in self._statuses, _STATUS_COMES_WITHIN_S)
+            status = self._statuses.get(worker_id)
+        if status is None:
+            return "ended without a result"
+        if os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            return "timed out" if number == signal.SIGALRM else f"killed by signal {number}"
+        return f"ended with status {os.waitstatus_to_exitcode(status)} and no result"
+
     def _finish(self, worker_id: int, result: bytes | None, error: str) -> None:
-        with self._lock:
-            kind = self._pending.pop(worker_id, None)
-        if kind is not None:
-            self._deliver(WorkerFinished(worker_id=worker_id, kind=kind, result=result, error=error))
+        with self._ended:
+            kind = self._pending.pop(worker_id)
+            self._statuses.pop(worker_id, None)
+        self._deliver(WorkerFinished(worker_id=worker_id, kind=kind, result=result, error=error))
 
 
 PRESTARTED_ID: Final = 0
