@@ -1,10 +1,13 @@
 """The whole xDS path over real gRPC, looked at from istiod's side."""
 
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from actors.messages.cert import TrustBundle
@@ -364,3 +367,42 @@ def test_two_envoys_have_a_stream_each_and_health_is_told_by_the_newer(
 
     assert sides[1].receive().type_url == HEALTH
     assert sides[0].is_quiet()
+
+
+def istiod_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("istiod-")]
+
+
+def test_an_istiod_that_accepts_and_says_nothing_does_not_hold_a_closed_stream(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        pair = XdsPair(plaintext_options(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}"))
+        try:
+            envoy = pair.envoy()
+            envoy.send(request("delta", CDS, node="n"))
+            wait_for(istiod_threads, what="the stream's thread")
+            envoy.close()
+            wait_for(lambda: not istiod_threads(), within_s=5.0, what="its end")
+        finally:
+            pair.close()
+
+
+def test_no_thread_and_no_connection_is_left_after_many_streams(pair: XdsPair, istiod: FakeIstiod) -> None:
+    before = 0
+    for number in range(30):
+        envoy, stream = connected(pair, istiod, "delta" if number % 2 else "sotw")
+        envoy.close()
+        stream.wait_for_end()
+        wait_for(lambda: not istiod_threads(), what="the end of the stream's thread")
+        before = before or len(psutil.Process().net_connections("tcp"))
+    wait_for(
+        lambda: len(psutil.Process().net_connections("tcp")) <= before + 2, what="the end of all connections"
+    )
+
+
+def test_a_stream_that_replaces_another_frees_the_upstream_one(pair: XdsPair, istiod: FakeIstiod) -> None:
+    older, first = connected(pair, istiod, "delta")
+    newer, second = connected(pair, istiod, "sotw")
+    assert older.wait_for_end()[0] is grpc.StatusCode.OK
+    first.wait_for_end()
+    second.send(response("sotw", CDS, "n"))
+    assert newer.receive().nonce == "n"
