@@ -37,10 +37,10 @@ from pilot_agent.envoy import EnvoyOptions, model
 from pilot_agent.envoy.admin import Admin, AdminError
 from pilot_agent.envoy.backoff import crash_wait_s, hot_restart_wait_s
 from pilot_agent.envoy.ending import DRAIN_CALL_S
-from pilot_agent.envoy.epochs import ROTATION_REASON
 from pilot_agent.envoy.launch import Launchpad, process_arguments, recognized
 from pilot_agent.envoy.live_watch import LiveWatch
 from pilot_agent.envoy.machine import decide, next_wake_s
+from pilot_agent.envoy.restarts import ROTATION_REASON
 from pilot_agent.envoy.turn import Waits
 from pilot_agent.log import get_logger
 

@@ -16,6 +16,7 @@ from pilot_agent.envoy.model import (
     CountConnections,
     Drain,
     DrainAnswered,
+    DrainWanted,
     EndAgent,
     Ending,
     Generation,
@@ -60,6 +61,14 @@ def quit_wanted(turn: Turn, event: QuitWanted) -> None:
     else:
         _enter(turn, Stage.POSTING, DRAIN_CALL_S + 1.0)
         turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=False))
+
+
+def drain_wanted(turn: Turn, _: DrainWanted) -> None:
+    """Drain the listeners, and leave Envoy up; a later quit then has nothing to wait for."""
+    serving = turn.serving
+    turn.change(drained=True, wanted="", retry_at_s=NEVER)
+    if serving is not None and turn.state.ending is None:
+        turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=True))
 
 
 def envoy_is_over(turn: Turn, reason: str) -> None:

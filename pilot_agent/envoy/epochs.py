@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Final
 
 from pilot_agent.environment import go_duration
-from pilot_agent.envoy import ending
+from pilot_agent.envoy import ending, restarts
 from pilot_agent.envoy.model import (
     NEVER,
     Announce,
     Begun,
     Count,
     Drain,
-    DrainWanted,
     Exited,
     Fail,
     Found,
@@ -29,7 +28,6 @@ from pilot_agent.envoy.model import (
     Phase,
     Prepare,
     Prepared,
-    RestartWanted,
     SeenLive,
     Signal,
     Spawn,
@@ -43,8 +41,8 @@ from pilot_agent.envoy.wait_status import describe, is_kill, is_success
 OLD_EPOCH_GRACE_S: Final = 5.0
 """How long after its parent shutdown an old epoch may still be there before it gets SIGTERM."""
 
-ADMIN_PORT_REASON: Final = "admin_port"
-ROTATION_REASON: Final = "rotation"
+SLOW_START_S: Final = 60.0
+"""After this long a new epoch beside a serving one is called slow; not killed, for it has the admin port."""
 
 
 def begun(turn: Turn, _: Begun) -> None:
@@ -101,7 +99,10 @@ def spawned(turn: Turn, event: Spawned) -> None:
         return
     if known.is_running:
         return
-    known = replace(known, phase=Phase.INITIALIZING, pid=event.pid, create_time=event.create_time)
+    due_s = turn.now_s + SLOW_START_S if known.replaces >= 0 else NEVER
+    known = replace(
+        known, phase=Phase.INITIALIZING, pid=event.pid, create_time=event.create_time, due_s=due_s
+    )
     turn.put(known)
     if turn.state.ending is not None:
         ending.spawned(turn, known)
@@ -122,7 +123,7 @@ def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
         return
     turn.error(f"Envoy exited with error: {event.reason}")
     if turn.running:
-        _refused(turn, "failed", known.reason, event.reason)
+        restarts.refused(turn, "failed", known.reason, event.reason)
     else:
         ending.envoy_is_over(turn, "Envoy could not be started")
 
@@ -132,7 +133,7 @@ def seen_live(turn: Turn, event: SeenLive) -> None:
     known = turn.find(event.generation)
     if known is None or known.phase is not Phase.INITIALIZING or not known.is_running:
         return
-    known = replace(known, phase=Phase.LIVE)
+    known = replace(known, phase=Phase.LIVE, due_s=NEVER)
     turn.put(known)
     turn.do(Announce(what="live", generation=known))
     for old in turn.running:
@@ -144,7 +145,7 @@ def seen_live(turn: Turn, event: SeenLive) -> None:
         turn.change(attempts=0, retry_at_s=NEVER)
         turn.do(Count(name="hot_restarts", reason=known.reason))
         turn.info(f"Envoy epoch {known.epoch} is live ({known.reason}), pid {known.pid}")
-    _try_restart(turn)
+    restarts.try_restart(turn)
 
 
 def exited(turn: Turn, event: Exited) -> None:
@@ -167,30 +168,6 @@ def exited(turn: Turn, event: Exited) -> None:
         _serving_is_gone(turn, gone, event.status, words)
 
 
-def restart_wanted(turn: Turn, event: RestartWanted) -> None:
-    """Note that a new epoch is wanted; those that come together are one restart."""
-    if turn.state.ending is not None or turn.state.drained:
-        _refusal(turn, "draining", event.reason, "the agent is draining")
-    elif not turn.policy.hot_restart:
-        _refusal(turn, "disabled", event.reason, "hot restart is off")
-    elif event.reason == ROTATION_REASON and _is_starting(turn):
-        turn.info("The Envoy that is being started gets the new certificate: no further restart for it")
-    else:
-        turn.change(wanted=_joined(turn.state.wanted, event.reason), retry_at_s=NEVER)
-        blocked = _blocked(turn)
-        if blocked:
-            _refusal(turn, blocked[0], event.reason, f"{blocked[1]}; tried again then")
-        _try_restart(turn)
-
-
-def drain_wanted(turn: Turn, _: DrainWanted) -> None:
-    """Drain the listeners, and leave Envoy up; a later quit then has nothing to wait for."""
-    serving = turn.serving
-    turn.change(drained=True, wanted="", retry_at_s=NEVER)
-    if serving is not None and turn.state.ending is None:
-        turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=True))
-
-
 def woken(turn: Turn) -> None:
     """Do what is due by now."""
     state = turn.state
@@ -201,9 +178,12 @@ def woken(turn: Turn) -> None:
         _start_cold(turn)
     if turn.now_s >= state.retry_at_s:
         turn.change(retry_at_s=NEVER)
-        _try_restart(turn)
-    for old in [each for each in turn.running if turn.now_s >= each.due_s]:
-        _push_out(turn, old)
+        restarts.try_restart(turn)
+    for due in [each for each in turn.running if turn.now_s >= each.due_s]:
+        if due.phase is Phase.INITIALIZING:
+            _say_slow(turn, due)
+        else:
+            _push_out(turn, due)
 
 
 def _take_up(turn: Turn, known: Generation, process: Generation | None) -> None:
@@ -227,87 +207,19 @@ def _take_up(turn: Turn, known: Generation, process: Generation | None) -> None:
 
 
 def _start_cold(turn: Turn) -> None:
-    _prepare_new(turn, epoch=0, base_id=0, admin_port=turn.policy.admin_port, reason="", replaces=-1)
-
-
-def _prepare_new(
-    turn: Turn, *, epoch: int, base_id: int, admin_port: int, reason: str, replaces: int
-) -> None:
-    new = Generation(
-        generation=turn.state.next_generation,
-        epoch=epoch,
-        base_id=base_id,
-        admin_port=admin_port,
-        phase=Phase.PREPARING,
-        reason=reason,
-        replaces=replaces,
-    )
-    turn.change(next_generation=new.generation + 1)
-    turn.put(new)
-    turn.do(Prepare(generation=new, validate=replaces >= 0))
-
-
-def _blocked(turn: Turn) -> tuple[str, str] | None:
-    """Return why no restart can begin now: a word for the counter, and words for a person."""
-    generations = turn.state.generations
-    if len(generations) > 1:
-        return "in_flight", "another restart is in flight"
-    if not generations or generations[0].phase is not Phase.LIVE:
-        return "not_live", "Envoy is not LIVE"
-    return None
-
-
-def _is_starting(turn: Turn) -> bool:
-    """Whether an Envoy is about to come that has no connections with the old certificate."""
-    phases = (Phase.PREPARING, Phase.SPAWNING, Phase.INITIALIZING)
-    return turn.state.start_at_s != NEVER or any(each.phase in phases for each in turn.state.generations)
-
-
-def _try_restart(turn: Turn) -> None:
-    state = turn.state
-    waits = state.retry_at_s != NEVER
-    if not state.wanted or waits or state.ending or state.drained or _blocked(turn):
-        return
-    old = state.generations[0]
-    turn.change(wanted="")
-    if old.base_id and old.base_id != state.spoiled_base_id:
-        turn.info(f"Hot restart of Envoy ({state.wanted}): epoch {old.epoch} to {old.epoch + 1}")
-        _prepare_new(
-            turn,
-            epoch=old.epoch + 1,
-            base_id=old.base_id,
-            admin_port=turn.policy.admin_port,
-            reason=state.wanted,
-            replaces=old.generation,
-        )
-    else:
-        turn.info(f"Restart of Envoy ({state.wanted}): a fresh base id beside epoch {old.epoch}")
-        _prepare_new(turn, epoch=0, base_id=0, admin_port=0, reason=state.wanted, replaces=old.generation)
+    restarts.prepare_new(turn, epoch=0, base_id=0, admin_port=turn.policy.admin_port, reason="", replaces=-1)
 
 
 def _not_prepared(turn: Turn, known: Generation, refusal: str) -> None:
     if turn.state.ending is not None:
         return
     if known.replaces >= 0 and turn.running:
-        _refused(turn, "refused", known.reason, refusal)
+        restarts.refused(turn, "refused", known.reason, refusal)
     elif known.generation == 0:
         turn.do(Fail(reason=refusal))
     else:
         turn.error(refusal)
         _start_again(turn, refusal)
-
-
-def _refused(turn: Turn, word: str, reason: str, why: str, *, wait_s: float | None = None) -> None:
-    """Keep the running epoch, and try again later: after `wait_s`, else longer with each attempt."""
-    attempts = turn.state.attempts + 1
-    wait_s = turn.waits.hot_restart_s(attempts) if wait_s is None else wait_s
-    turn.change(wanted=_joined(reason, turn.state.wanted), attempts=attempts, retry_at_s=turn.now_s + wait_s)
-    _refusal(turn, word, reason, f"{why}; tried again in {go_duration(round(wait_s, 1))}")
-
-
-def _refusal(turn: Turn, word: str, wanted: str, why: str) -> None:
-    turn.warn(f"Restart of Envoy ({wanted}) not possible now, the running epoch stays: {why}")
-    turn.do(Count(name="hot_restart_refused", reason=word))
 
 
 def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
@@ -321,6 +233,14 @@ def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
     turn.put(replace(old, phase=Phase.DRAINING, due_s=due_s))
 
 
+def _say_slow(turn: Turn, slow: Generation) -> None:
+    turn.put(replace(slow, due_s=NEVER))
+    turn.warn(
+        f"Envoy epoch {slow.epoch} is not live {go_duration(SLOW_START_S)} after its start "
+        "(is istiod reachable?); the old epoch goes on serving until it is"
+    )
+
+
 def _push_out(turn: Turn, old: Generation) -> None:
     number = signal.SIGKILL if old.signal == signal.SIGTERM else signal.SIGTERM
     due_s = NEVER if number is signal.SIGKILL else turn.now_s + KILL_GRACE_S
@@ -331,8 +251,8 @@ def _push_out(turn: Turn, old: Generation) -> None:
 def _old_is_gone(turn: Turn) -> None:
     live = next((each for each in turn.running if each.phase is Phase.LIVE), None)
     if live is not None and live.admin_port != turn.policy.admin_port:
-        turn.change(wanted=_joined(turn.state.wanted, ADMIN_PORT_REASON))
-    _try_restart(turn)
+        turn.change(wanted=restarts.joined(turn.state.wanted, restarts.ADMIN_PORT_REASON))
+    restarts.try_restart(turn)
 
 
 def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
@@ -340,9 +260,9 @@ def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
     if gone.is_hot:
         # It has shut its parent's admin port down, so the other way is tried soon.
         turn.change(spoiled_base_id=gone.base_id)
-        _refused(turn, "failed", gone.reason, why, wait_s=turn.waits.crash_s(1))
+        restarts.refused(turn, "failed", gone.reason, why, wait_s=turn.waits.crash_s(1))
     else:
-        _refused(turn, "failed", gone.reason, why)
+        restarts.refused(turn, "failed", gone.reason, why)
 
 
 def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: str) -> None:
@@ -407,9 +327,3 @@ def _spawned_unwanted(turn: Turn, event: Spawned) -> None:
         create_time=event.create_time,
     )
     turn.do(Signal(generation=unwanted, signal=int(signal.SIGKILL)))
-
-
-def _joined(first: str, second: str) -> str:
-    """Return both reasons, each once."""
-    words = [*filter(None, first.split("+")), *filter(None, second.split("+"))]
-    return "+".join(dict.fromkeys(words))

@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from pilot_agent.envoy import ending, epochs
+from pilot_agent.envoy import ending, epochs, restarts
 from pilot_agent.envoy.model import (
     Action,
     Begun,
@@ -64,9 +64,9 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912  # one c
         case Exited():
             epochs.exited(turn, event)
         case RestartWanted():
-            epochs.restart_wanted(turn, event)
+            restarts.restart_wanted(turn, event)
         case DrainWanted():
-            epochs.drain_wanted(turn, event)
+            ending.drain_wanted(turn, event)
         case QuitWanted():
             ending.quit_wanted(turn, event)
         case DrainAnswered():

@@ -260,6 +260,15 @@ def test_a_refused_restart_leaves_the_running_epoch_and_is_tried_again_with_grow
     assert life.state.attempts == 0
 
 
+def test_a_new_epoch_that_does_not_come_live_is_said_once_and_not_killed() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).start(1)
+    life.sleep(60)
+    assert [level for level, _ in life.lines] == ["warn"]
+    assert life.sleep(3600).actions == []
+    assert life.phases == {0: Phase.LIVE, 1: Phase.INITIALIZING}
+    assert life.on(SeenLive(generation=1)).phases == {0: Phase.DRAINING, 1: Phase.LIVE}
+
+
 # A failed epoch
 
 
@@ -349,7 +358,7 @@ def test_an_overlapping_start_goes_on_when_the_old_one_dies() -> None:
     life = failed_hot_restart().sleep(0.2).start(2).end(0, KILLED)
     assert life.signals == []
     assert life.phases == {2: Phase.INITIALIZING}
-    assert life.wakes_in_s == NEVER
+    assert life.did(Prepare) == []
     assert life.on(SeenLive(generation=2)).phases == {2: Phase.LIVE}
 
 
