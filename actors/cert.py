@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final, cast
 
 from actors.cert_files import FileSecrets
+from actors.cert_signing import Signer, SigningDone, SigningFailed
 from actors.messages.cert import (
     GetSecret,
     IdentityRotated,
@@ -23,12 +24,10 @@ from actors.runtime.context import Context, Timer, WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.environment import go_duration
 from pilot_agent.log import get_logger
-from pilot_agent.security.errors import CaUnavailable, CsrError, SecurityError
 from pilot_agent.security.material import Material
-from pilot_agent.security.options import CaOptions, SecurityOptions
+from pilot_agent.security.options import SecurityOptions
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
 from pilot_agent.security.rotation import longest_retry_s, retry_s, warm_up_retry_s
-from pilot_agent.security.work import KeyMade, Signed, encode, result, retries_of
 from pilot_agent.security.workload import (
     Identity,
     Workload,
@@ -38,8 +37,6 @@ from pilot_agent.security.workload import (
     roots_material,
 )
 
-KEY_TIMEOUT_S: Final = 60.0
-SIGN_TIMEOUT_S: Final = 60.0
 LOOK_S: Final = 30.0
 """How often the wall clock is looked at: a timer alone would miss a suspended machine's time."""
 
@@ -65,16 +62,6 @@ class _TryAgain:
     """To myself: the wait after a failed signing is over."""
 
 
-@dataclass(slots=True, kw_only=True)
-class _Signing:
-    """The one signing in flight; `reason` is None for the first certificate."""
-
-    reason: RotationReason | None
-    begun_s: float  # monotonic
-    worker_id: int = -1
-    key: KeyMade | None = None
-
-
 class CertActor(RuntimeActor):
     """Answers GetSecret, RotateNow and TrustBundle; announces SecretReady and IdentityRotated.
 
@@ -96,7 +83,7 @@ class CertActor(RuntimeActor):
         self._now, self._draw = now, draw
         self._options = context.settings(SecurityOptions)
         self._identity = Identity(spiffe_id=self._options.key.spiffe_id)
-        self._signing: _Signing | None = None
+        self._signer = Signer(context, self._options)
         self._waiting: set[str] = set()  # names whose asker was not answered yet
         self._retry: Timer | None = None
         self._hastened = False  # `_retry` was brought forward already
@@ -214,71 +201,54 @@ class CertActor(RuntimeActor):
         self._begin(reason if self._identity.workload is not None else None)
 
     def _begin(self, reason: RotationReason | None) -> None:
-        if self._signing is not None:
+        if self._signer.busy:
             return
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self._signing = _Signing(reason=reason, begun_s=time.monotonic())
-        _log.debug(f"resource:{WORKLOAD} constructed host name for CSR: {self._options.key.spiffe_id}")
-        self._signing.worker_id = self.context.run_worker(
-            "key", encode(self._options.key), timeout_s=KEY_TIMEOUT_S
-        )
+        self._signer.begin(reason)
 
     def _worker_finished(self, finished: WorkerFinished) -> None:
         if finished.kind == "files":
             self._file_read(finished)
             return
-        signing = self._signing
-        if signing is None or signing.worker_id != finished.worker_id:
-            return
-        try:
-            if finished.kind == "key":
-                self._key_made(signing, result(_delivered(finished, CsrError), KeyMade))
-            else:
-                self._count_call(finished)
-                self._install(signing, result(_delivered(finished, CaUnavailable), Signed))
-        except (SecurityError, ValueError) as error:
-            self._signing_failed(f"failed to generate workload certificate: {error}")
+        match self._signer.finished(finished):
+            case SigningDone() as done:
+                self._signed(done)
+            case SigningFailed(text=text):
+                self._signing_failed(text)
+            case None:
+                pass
 
-    def _key_made(self, signing: _Signing, key: KeyMade) -> None:
-        ca = cast("CaOptions", self._options.ca)  # nothing is signed without one
-        signing.key = key
-        self.context.count("num_outgoing_requests", request_type="csr")
-        request = replace(ca.request, csr_pem=key.csr_pem)
-        signing.worker_id = self.context.run_worker("sign", encode(request), timeout_s=SIGN_TIMEOUT_S)
-
-    def _count_call(self, finished: WorkerFinished) -> None:
-        retries = retries_of(finished.result) if finished.result is not None else 0
-        if retries:
-            self.context.count("num_outgoing_retries", float(retries), request_type="csr")
-
-    def _install(self, signing: _Signing, signed: Signed) -> None:
-        key = cast("KeyMade", signing.key)
-        replaces = self._identity.workload is not None
+    def _signed(self, done: SigningDone) -> None:
         side = 1 if self._draw() < 0.5 else -1
-        identity, workload, is_new_root = issued(
-            self._identity,
-            key_pem=key.key_pem,
-            signed=signed,
-            now_s=self._now(),
-            grace_ratio=self._options.grace_ratio,
-            jitter=side * self._draw() * self._options.grace_ratio_jitter,
-        )
-        self._signing = None
-        self._keep(replace(identity, untold=signing.reason or "" if replaces else ""))
-        self._log_new(workload, latency_s=time.monotonic() - signing.begun_s)
-        self.context.count("outgoing_latency", signed.call_ms, request_type="csr")
+        try:
+            identity, workload, is_new_root = issued(
+                self._identity,
+                key_pem=done.key.key_pem,
+                signed=done.signed,
+                now_s=self._now(),
+                grace_ratio=self._options.grace_ratio,
+                jitter=side * self._draw() * self._options.grace_ratio_jitter,
+            )
+        except ValueError as error:  # it expired on its way
+            self._signing_failed(f"failed to generate workload certificate: {error}")
+            return
+        replaces = self._identity.workload is not None
+        self._keep(replace(identity, untold=done.reason or "" if replaces else ""))
+        self._log_new(workload, latency_s=done.latency_s)
         self._schedule(workload)
+        self._announce_new(workload, is_new_root=is_new_root)
+        self._tell_envoy()
+
+    def _announce_new(self, workload: Workload, *, is_new_root: bool) -> None:
         self._announce(WORKLOAD)
         if is_new_root:
             _log.info("Root cert has changed, start rotating root cert")
             _log.info("returned workload trust anchor from cache", ttl=self._ttl(workload))
-        if is_new_root or ROOTS in self._waiting:
             self._announce(ROOTS)
         for name in tuple(self._waiting):
             self._announce(name)
-        self._tell_envoy()
 
     def _tell_envoy(self) -> None:
         """Say what was not said yet; after a kill in between it is said again rather than never."""
@@ -296,9 +266,6 @@ class CertActor(RuntimeActor):
         self._keep(replace(self._identity, untold=""))
 
     def _signing_failed(self, reason: str) -> None:
-        if self._signing is not None and self._signing.key is not None:
-            self.context.count("num_failed_outgoing_requests", request_type="csr")
-        self._signing = None
         self._keep(replace(self._identity, failures=self._identity.failures + 1))
         delay_s = self._retry_delay_s()
         self._retry, self._hastened = self.context.after(delay_s, _TryAgain()), False
@@ -386,14 +353,3 @@ class CertActor(RuntimeActor):
         _default_log.info(f"CA Endpoint {ca.request.address}, provider {ca.provider}")
         if not ca.request.plaintext:
             _default_log.info(f"Using CA {ca.request.address} cert with certs: {ca.request.root_path}")
-
-
-def _delivered(finished: WorkerFinished, kind: type[SecurityError]) -> bytes:
-    """Return the worker's result.
-
-    Raises:
-        SecurityError: of this kind; the worker itself came to an end without one.
-    """
-    if finished.result is None:
-        raise kind(f"{finished.kind} worker: {finished.error}")
-    return finished.result
