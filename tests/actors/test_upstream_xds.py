@@ -14,7 +14,8 @@ from actors.messages.cert import TrustBundle
 from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
 from actors.messages.xds import NameTable
 from actors.runtime.roles import Role
-from tests.support.fake_istiod import EnvoyClient, FakeIstiod, IstiodSideStream
+from lab.replay import recorded_messages
+from tests.support.fake_istiod import RESPONSE_TYPES, EnvoyClient, FakeIstiod, IstiodSideStream
 from tests.support.waiting import wait_for
 from tests.support.xds_messages import CDS, EDS, HEALTH, LDS, NDS, PCDS, ack, asked, request, response
 from tests.support.xds_pair import XdsPair, plaintext_options
@@ -406,3 +407,25 @@ def test_a_stream_that_replaces_another_frees_the_upstream_one(pair: XdsPair, is
     first.wait_for_end()
     second.send(response("sotw", CDS, "n"))
     assert newer.receive().nonce == "n"
+
+
+@VARIANTS
+@pytest.mark.parametrize("role", ["sidecar", "router"])
+def test_what_a_real_istiod_sent_arrives_byte_for_byte(
+    pair: XdsPair, istiod: FakeIstiod, variant: str, role: str
+) -> None:
+    envoy, stream = connected(pair, istiod, variant)
+    folder = Path(__file__).parents[1] / "data/recordings"
+    recorded = list(recorded_messages(folder / f"ads-{role}.{variant}.binpb"))
+    assert len(recorded) >= 4
+    for body in recorded:
+        stream.send(body)
+    for body in recorded:
+        if RESPONSE_TYPES[variant].FromString(body).type_url == NDS:
+            to, table = pair.others.get(timeout=10)
+            assert to is Role.DNS
+            assert isinstance(table, NameTable)
+            assert table.body in body
+        else:
+            assert envoy.receive_bytes() == body
+    assert pair.upstream.counters["xds_proxy_responses"] == len(recorded)
