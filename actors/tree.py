@@ -1,11 +1,10 @@
 """The agent's tree: which actors there are, in which order, with which limits."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from actors.cert import CertActor
-from actors.sds import SdsActor
-
 from actors.downstream_xds import DownstreamXdsActor
 from actors.envoy import EnvoyActor
 from actors.health import HealthActor
@@ -15,6 +14,7 @@ from actors.runtime.settings import Settings
 from actors.runtime.specs import MIB, ChildSpec
 from actors.runtime.supervisor import Supervisor
 from actors.runtime.workers import Prestarted
+from actors.sds import SdsActor
 from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
 
@@ -23,7 +23,7 @@ _XDS_LIMIT: Final = 64 * MIB + 5 * 128 * MIB
 """A message of 128 MiB may stand in an xDS actor five times over while it passes (measured)."""
 
 CHILD_SPECS: Final = (
-    # Envoy connects to the first two: they are up before it. It is the first to end.
+    # Envoy connects to the first two: they are up before it. It is the first to end, and knows when.
     ChildSpec(role=Role.SDS, actor=SdsActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, holds_secrets=True),
     ChildSpec(role=Role.DOWNSTREAM_XDS, actor=DownstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
     ChildSpec(
@@ -32,7 +32,11 @@ CHILD_SPECS: Final = (
     ChildSpec(role=Role.UPSTREAM_XDS, actor=UpstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
     ChildSpec(role=Role.HEALTH, actor=HealthActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT),
     ChildSpec(
-        role=Role.ENVOY, actor=EnvoyActor, quit_s=3600.0, private_limit_bytes=_BASE_LIMIT, ends_by_itself=True
+        role=Role.ENVOY,
+        actor=EnvoyActor,
+        quit_s=math.inf,
+        private_limit_bytes=_BASE_LIMIT,
+        ends_by_itself=True,
     ),
 )
 

@@ -31,11 +31,14 @@ class EnvoyKeeper:
         self._ended: dict[int, EnvoyExited] = {}
 
     def spawn(self, wish: SpawnEnvoy) -> EnvoyProcess:
-        """Start an Envoy.
+        """Start an Envoy, or return the one of this generation that lives already: it was asked for twice.
 
         Raises:
             OSError: it cannot be executed; the message is what Go's os/exec says.
         """
+        for living in self._alive.values():
+            if living.generation == wish.generation:
+                return living
         try:
             pid = _spawn(wish)
         except OSError as error:

@@ -83,7 +83,7 @@ class Supervisor:
         self._worker_pids: dict[int, tuple[Role | None, int]] = {
             worker.pid: (None, PRESTARTED_ID) for worker in prestarted
         }
-        self._held_back: list[said.SpawnEnvoy] = []
+        self._held_back: dict[int, said.SpawnEnvoy] = {}  # by generation: a restarted EnvoyActor asks again
         self._loop = Loop()
         self._phase = Phase.RUNNING
         self._exit_status = 0
@@ -190,7 +190,7 @@ class Supervisor:
             case said.RunWorker() if len(descriptors) == 1:
                 self._run_worker(child, message, descriptors[0])
             case said.SpawnEnvoy():
-                self._held_back.append(message)
+                self._held_back[message.generation] = message
                 self._spawn_held_back()
                 self._loop.after(_ENVOY_WAITS_S, lambda: self._spawn_held_back(waited=True))
             case said.SignalEnvoy():
@@ -232,22 +232,19 @@ class Supervisor:
 
     def _spawn_held_back(self, *, waited: bool = False) -> None:
         """Spawn the Envoys that were asked for, once what they connect to is Ready."""
-        missing = [role for role in self._envoy_after if not self._is_ready(role)]
+        ending = self._phase >= Phase.ENVOY_ENDING
+        missing = [] if ending else [role for role in self._envoy_after if not self._is_ready(role)]
         if not self._held_back or (missing and not waited):
             return
         if missing:
             _log.warn(f"Envoy starts without {' and '.join(missing)} being ready")
-        wishes, self._held_back = self._held_back, []
-        for wish in wishes:
-            if self._phase >= Phase.ENVOY_ENDING:
-                self._say(
-                    self._family[Role.ENVOY],
-                    said.EnvoySpawnFailed(generation=wish.generation, reason="the agent is ending"),
-                )
-                continue
+        wishes, self._held_back = self._held_back, {}
+        for wish in wishes.values():
+            reply: object
             try:
-                reply: object = said.EnvoySpawned(process=(spawned := self._envoys.spawn(wish)))
-                _log.debug("Envoy spawned", pid=spawned.pid, generation=wish.generation)
+                if ending:
+                    raise OSError("the agent is ending")
+                reply = said.EnvoySpawned(process=self._envoys.spawn(wish))
             except OSError as error:
                 reply = said.EnvoySpawnFailed(generation=wish.generation, reason=str(error))
             self._say(self._family[Role.ENVOY], reply)
@@ -412,6 +409,7 @@ class Supervisor:
             return
         self._phase = Phase.ENVOY_ENDING
         self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s))
+        self._spawn_held_back()  # which are refused now
 
     def _quit_actors(self, exit_status: int) -> None:
         if self._phase >= Phase.QUITTING:
