@@ -1,0 +1,138 @@
+"""What the agent's processes hold: idle, at the peak of a big push, and some seconds after it.
+
+A real Envoy gets its configuration from the lab's istiod through the agent. Then the lab pushes 500
+clusters, padded to the wanted size with metadata that Envoy keeps and does not read; Envoy's ACK is
+awaited. Counted are the supervisor and its actors: PSS of each process (`smaps_rollup`) and the pages of
+their memory files. Envoy counts for itself.
+
+Caveats:
+    - PSS divides a library's pages among all processes of the machine that map it, and the lab and this
+      program map some. "alone" counts the tree's page frames, each once: what a pod would see.
+    - MB are 10^6 bytes.
+    - The peak is the highest of samples that take 10 ms and the time of reading; a shorter one is missed.
+    - What stands in the kernel's socket buffers is no process's, and is not counted.
+    - Wants root: the processes that keep secrets are readable for nobody else.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from envoy.config.cluster.v3 import cluster_pb2
+
+from benchmarks.report import Report, Row, Spread
+from benchmarks.rig import agent_for, mesh_on_free_ports, short_directory
+from benchmarks.tree_memory import TreeMemory, alone, measure
+from lab.istiod import Istiod
+from lab.mesh import Mesh
+from lab.resources import build_snapshot
+from lab.snapshot import CDS, Resource, Snapshot, World, everyone_sees
+
+_PUSHES_MB: Final = (10, 50)
+_CLUSTERS: Final = 500
+_SETTLE_S: Final = 6.0
+_MB: Final = 1_000_000
+_TARGETS: Final = {"idle": "≤ 62", "after 50 MB / idle": "≤ 1.25"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One agent's life: figures by name, and what each process held when idle."""
+
+    figures: dict[str, float]
+    idle: TreeMemory
+
+
+def run(repeat: int = 3) -> Report:
+    """Measure `repeat` fresh agents."""
+    runs = [_one_life() for _ in range(repeat)]
+    rows = tuple(
+        Row(
+            what=name,
+            unit=_unit(name),
+            value=Spread.of([one.figures[name] for one in runs]),
+            target=_TARGETS.get(name, ""),
+        )
+        for name in runs[0].figures
+    )
+    parts = ", ".join(f"{name} {size / _MB:.1f}" for name, size in runs[-1].idle.pss.items())
+    return Report(
+        question="memory of supervisor and six actors, Envoy apart",
+        rows=rows,
+        notes=(f"idle, by process (MB of PSS): {parts}; memory files {runs[-1].idle.files / _MB:.2f}",),
+    )
+
+
+def _unit(name: str) -> str:
+    return "ratio" if "/" in name else "MB"
+
+
+def _one_life() -> _Run:
+    mesh = mesh_on_free_ports()
+    with (
+        short_directory() as directory,
+        Istiod(mesh) as istiod,
+        agent_for(istiod, directory / "agent") as agent,
+    ):
+        agent.wait_ready()
+        assert agent.process is not None
+        return _pushed(istiod, mesh, agent.process.pid)
+
+
+def _pushed(istiod: Istiod, mesh: Mesh, pid: int) -> _Run:
+    time.sleep(_SETTLE_S)
+    idle = measure(pid)
+    figures = {"idle": idle.total / _MB, "idle, alone": alone(pid) / _MB}
+    for size_mb in _PUSHES_MB:
+        with _peak_of(pid) as peak:
+            _push(istiod, padded(mesh, size_mb * _MB))
+            time.sleep(_SETTLE_S)
+        after = measure(pid).total
+        figures[f"after {size_mb} MB"] = after / _MB
+        figures[f"after {size_mb} MB, alone"] = alone(pid) / _MB
+        figures[f"after {size_mb} MB / idle"] = after / idle.total
+        figures[f"peak at {size_mb} MB"] = peak["peak"] / _MB
+    return _Run(figures=figures, idle=idle)
+
+
+def padded(mesh: Mesh, size_bytes: int) -> World:
+    """Return the mesh's world with clusters that nobody uses, about `size_bytes` in sum."""
+    known = build_snapshot(mesh, "sidecar").by_type
+    resources = [one for by_name in known.values() for one in by_name.values()]
+    share = size_bytes // _CLUSTERS
+    return everyone_sees(Snapshot.of(*resources, *(_padding(at, share) for at in range(_CLUSTERS))))
+
+
+def _padding(at: int, size_bytes: int) -> Resource:
+    cluster = cluster_pb2.Cluster(name=f"padding-{at}-{size_bytes}", type=cluster_pb2.Cluster.STATIC)
+    cluster.metadata.filter_metadata["padding"]["text"] = "x" * size_bytes
+    return Resource.of(cluster.name, CDS, cluster.SerializeToString())
+
+
+def _push(istiod: Istiod, world: World) -> None:
+    """Push and wait until Envoy has accepted it."""
+    acks = istiod.observed.acks(CDS)
+    istiod.push(world)
+    istiod.observed.wait_until(lambda seen: seen.acks(CDS) > acks or seen.nacks(CDS), timeout_s=60)
+    assert not istiod.observed.nacks(CDS), istiod.observed.nack_messages()
+
+
+@contextmanager
+def _peak_of(pid: int) -> Iterator[dict[str, float]]:
+    """Sample the tree while the block runs; what was seen is in the yielded dictionary afterwards."""
+    found: dict[str, float] = {}
+    sampler = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.tree_memory", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield found
+    finally:
+        output, _ = sampler.communicate(b"enough\n", timeout=30)
+    found.update(json.loads(output))
