@@ -1,11 +1,11 @@
 """CertActor: the workload's identity from key to rotation. Serves no socket; SdsActor does."""
 
-import dataclasses
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, cast
+
+import msgspec
 
 from actors.cert_files import FileSecrets
 from actors.cert_signing import Signer, SigningDone, SigningFailed
@@ -50,15 +50,13 @@ _default_log = get_logger()
 _sds_log = get_logger("sds")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class _Look(msgspec.Struct, frozen=True, kw_only=True):
     """To myself: look at the clock and at the files; a regular one is followed by the next."""
 
     regular: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TryAgain:
+class _TryAgain(msgspec.Struct, frozen=True, kw_only=True):
     """To myself: the wait after a failed signing is over."""
 
 
@@ -164,7 +162,7 @@ class CertActor(RuntimeActor):
         self._send(made)
 
     def _send(self, material: Material) -> None:
-        fields = {field.name: getattr(material, field.name) for field in dataclasses.fields(material)}
+        fields = msgspec.structs.asdict(material)
         fields["resource_name"] = fields.pop("name")
         self.context.send(Role.SDS, SecretReady(**fields))
 
@@ -176,7 +174,7 @@ class CertActor(RuntimeActor):
         if "".join(bundle) == "".join(self._identity.trust_bundle):
             return
         numbered, version_info = self._identity.numbered(self._now())
-        self._keep(replace(numbered, trust_bundle=bundle, roots_version_info=version_info))
+        self._keep(msgspec.structs.replace(numbered, trust_bundle=bundle, roots_version_info=version_info))
         self._announce(ROOTS)
         if self._files.has(ROOTS):
             self._files.read(ROOTS)
@@ -235,7 +233,7 @@ class CertActor(RuntimeActor):
             self._signing_failed(f"failed to generate workload certificate: {error}")
             return
         replaces = self._identity.workload is not None
-        self._keep(replace(identity, untold=done.reason or "" if replaces else ""))
+        self._keep(msgspec.structs.replace(identity, untold=done.reason or "" if replaces else ""))
         self._log_new(workload, latency_s=done.latency_s)
         self._schedule(workload)
         self._announce_new(workload, is_new_root=is_new_root)
@@ -263,10 +261,10 @@ class CertActor(RuntimeActor):
                 not_after_unix_s=workload.not_after_s,
             ),
         )
-        self._keep(replace(self._identity, untold=""))
+        self._keep(msgspec.structs.replace(self._identity, untold=""))
 
     def _signing_failed(self, reason: str) -> None:
-        self._keep(replace(self._identity, failures=self._identity.failures + 1))
+        self._keep(msgspec.structs.replace(self._identity, failures=self._identity.failures + 1))
         delay_s = self._retry_delay_s()
         self._retry, self._hastened = self.context.after(delay_s, _TryAgain()), False
         workload = self._identity.valid_workload(self._now())

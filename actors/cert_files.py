@@ -4,9 +4,10 @@ Every look compares identity, size and time of the files; a watch that wakes at 
 """
 
 import hashlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from actors.messages.cert import IdentityRotated, SecretFailed
 from actors.runtime.context import Context, WorkerFinished
@@ -25,8 +26,7 @@ READ_TIMEOUT_S: Final = 20.0
 _Print = tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileOutcome:
+class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """New material from files, the identity that has numbered it, and what Envoy's actor is told of it."""
 
     identity: Identity
@@ -130,7 +130,7 @@ def _outcome(name: str, found: FilesRead, identity: Identity, now_s: float) -> F
         identity, version_info = identity.numbered(now_s)
         served = FileServed(name=name, digest=digest, version_info=version_info)
         others = tuple(other for other in identity.files if other.name != name)
-        identity = replace(identity, files=(*others, served))
+        identity = msgspec.structs.replace(identity, files=(*others, served))
     material = Material(
         name=name,
         version_info=version_info,

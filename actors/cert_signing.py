@@ -1,8 +1,10 @@
 """CertActor's part for signing: a key and its CSR from one worker, the CA's answer from another."""
 
+import dataclasses
 import time
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
 
 from actors.messages.cert import RotationReason
 from actors.runtime.context import Context, WorkerFinished
@@ -18,8 +20,7 @@ SIGN_TIMEOUT_S: Final = 60.0
 _log = get_logger("cache")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SigningDone:
+class SigningDone(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate for a fresh key; `reason` is None for the first one."""
 
     reason: RotationReason | None
@@ -28,15 +29,13 @@ class SigningDone:
     latency_s: float  # key, CSR and CA together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SigningFailed:
+class SigningFailed(msgspec.Struct, frozen=True, kw_only=True):
     """There is no new certificate; the text is what Envoy's stream is told."""
 
     text: str
 
 
-@dataclass(slots=True, kw_only=True)
-class _Signing:
+class _Signing(msgspec.Struct, kw_only=True):
     reason: RotationReason | None
     begun_s: float  # monotonic
     worker_id: int
@@ -85,7 +84,7 @@ class Signer:
         if self._options.ca is None:
             raise CsrError("attempted to fetch secret, but ca client is nil")
         self._context.count("num_outgoing_requests", request_type="csr")
-        request = replace(self._options.ca.request, csr_pem=key.csr_pem)
+        request = dataclasses.replace(self._options.ca.request, csr_pem=key.csr_pem)
         now.key = key
         now.worker_id = self._context.run_worker("sign", encode(request), timeout_s=SIGN_TIMEOUT_S)
 

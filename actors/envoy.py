@@ -9,8 +9,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, assert_never
+
+import msgspec
 
 from actors.messages.cert import IdentityRotated
 from actors.messages.control import (
@@ -50,8 +51,7 @@ _COUNT_CALL_S: Final = 2.0
 _WAITS: Final = Waits(crash_s=crash_wait_s, hot_restart_s=hot_restart_wait_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _WorkFailed:
+class _WorkFailed(msgspec.Struct, frozen=True):
     """A thread of this actor met an error that nobody foresaw."""
 
     report: str

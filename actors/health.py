@@ -5,9 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
+
+import msgspec
 
 from actors.messages.control import PeerRestarted, TreeState
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
@@ -38,27 +39,24 @@ _CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _STARTTIME_FIELD: Final = 19  # of /proc/PID/stat, counted behind the name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthNotes:
+class HealthNotes(msgspec.Struct, frozen=True, kw_only=True):
     """What outlives HealthActor."""
 
-    generations: Generations = field(default_factory=Generations)
-    verdict: Verdict = field(default_factory=Verdict)
+    generations: Generations = msgspec.field(default_factory=Generations)
+    verdict: Verdict = msgspec.field(default_factory=Verdict)
     probing: bool = False  # the initial delay is over
     startup_s: float = 0.0  # the agent's start to its first readiness; 0.0: not ready yet
     name_table: bool = False  # the first one was received
-    counters: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _VerdictReached:
+class _VerdictReached(msgspec.Struct, frozen=True, kw_only=True):
     """Checker's thread → actor: a transition that istiod is to be told."""
 
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Remember:
+class _Remember(msgspec.Struct, frozen=True, kw_only=True):
     """Any thread → actor: something worth keeping has changed."""
 
 
@@ -271,8 +269,7 @@ class HealthActor(RuntimeActor):
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Backend:
+class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     """What the pages ask of the actor; each is called on a connection's thread."""
 
     not_ready: Callable[[], str | None]

@@ -1,11 +1,11 @@
 """SdsActor: hands the workload's secrets to Envoy over SDS. Makes none itself; CertActor does."""
 
-import dataclasses
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from actors.messages.cert import GetSecret, SecretFailed, SecretReady
 from actors.messages.control import PeerRestarted, WorkerExited
@@ -35,16 +35,14 @@ _log = get_logger("sds")
 _default_log = get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SdsState:
+class SdsState(msgspec.Struct, frozen=True, kw_only=True):
     """The notebook's state: what was served last."""
 
     format: int = FORMAT
     materials: tuple[Material, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Bind:
+class _Bind(msgspec.Struct, frozen=True, kw_only=True):
     """To myself: try to listen; `failures` attempts have failed before."""
 
     failures: int
@@ -95,7 +93,7 @@ class SdsActor(RuntimeActor):
             self._server.quit(min(GRACE_S, deadline_s / 2))
 
     def _secret_ready(self, message: SecretReady) -> None:
-        fields = {field.name: getattr(message, field.name) for field in dataclasses.fields(message)}
+        fields = msgspec.structs.asdict(message)
         fields["name"] = fields.pop("resource_name")
         material = Material(**fields)
         if not self._store.put(material):

@@ -1,7 +1,6 @@
 """The supervision tree as the status port shows it: metrics and JSON."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,7 @@ _EXPIRY_AT: Final = "cert_expiry_unix_s"
 _EXPIRY_IN: Final = "cert_expiry_seconds"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusPage:
+class StatusPage(msgspec.Struct, frozen=True, kw_only=True):
     """What `/status` shows."""
 
     ready: bool

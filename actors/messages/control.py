@@ -1,32 +1,28 @@
 """What the supervisor and its children say to each other over each incarnation's control channel."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quit:
+class Quit(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: end in order within `deadline_s`. Mirrors: `ctx.Done()`."""
 
     deadline_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerRestarted:
+class PeerRestarted(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: `role` lives again as `incarnation`; reconcile what both hold."""
 
     role: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heartbeat:
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any, through the actor's mailbox: are you there? Reply: HeartbeatAnswered."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeartbeatAnswered:
+class HeartbeatAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """Any → supervisor: the mailbox is served; measured in the actor's own process."""
 
     number: int
@@ -36,33 +32,29 @@ class HeartbeatAnswered:
     threads: int
     mailbox_depth: int
     oldest_unfinished_s: float  # age of the oldest unfinished send or receive of the byte path
-    counters: dict[str, float] = field(default_factory=dict)  # of this incarnation
-    gauges: dict[str, float] = field(default_factory=dict)
+    counters: dict[str, float] = msgspec.field(default_factory=dict)  # of this incarnation
+    gauges: dict[str, float] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """Any → supervisor: I serve. Up is not ready: the child itself says it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fatal:
+class Fatal(msgspec.Struct, frozen=True, kw_only=True):
     """Any → supervisor: the agent cannot work as configured; it ends with `exit_status`."""
 
     reason: str
     exit_status: int = 255
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndAgent:
+class EndAgent(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → supervisor: Envoy's life is over by plan; end everything with `exit_status`."""
 
     reason: str
     exit_status: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunWorker:
+class RunWorker(msgspec.Struct, frozen=True, kw_only=True):
     """Any → supervisor: fork a worker of `kind`; its end of the socket comes beside this message."""
 
     worker_id: int
@@ -70,16 +62,14 @@ class RunWorker:
     timeout_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerExited:
+class WorkerExited(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: the worker that you asked for has ended."""
 
     worker_id: int
     status: int  # wait status as in os.waitpid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpawnEnvoy:
+class SpawnEnvoy(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → supervisor: start this Envoy as your child. Mirrors: `exec.Cmd.Start`.
 
     The supervisor waits with it until the servers that Envoy needs are Ready. Reply: EnvoySpawned
@@ -93,8 +83,7 @@ class SpawnEnvoy:
     gid: int = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyProcess:
+class EnvoyProcess(msgspec.Struct, frozen=True, kw_only=True):
     """One Envoy that the supervisor started; pid and create_time together name it for ever."""
 
     generation: int
@@ -102,67 +91,58 @@ class EnvoyProcess:
     create_time: float  # seconds since the epoch, as psutil.Process.create_time()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoySpawned:
+class EnvoySpawned(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy: it runs."""
 
     process: EnvoyProcess
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoySpawnFailed:
+class EnvoySpawnFailed(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy: it could not be executed."""
 
     generation: int
     reason: str  # "fork/exec PATH: no such file or directory"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyExited:
+class EnvoyExited(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy: it has ended; said again to a restarted EnvoyActor. Mirrors: `cmd.Wait()`."""
 
     process: EnvoyProcess
     status: int  # wait status as in os.waitpid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyStopped:
+class EnvoyStopped(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy: it got SIGSTOP (or went on, with `stopped` false)."""
 
     process: EnvoyProcess
     stopped: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyInventory:
+class EnvoyInventory(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy, first message of every incarnation: the Envoys there are, and unread ends."""
 
     alive: tuple[EnvoyProcess, ...]
     ended: tuple[EnvoyExited, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyEndNoted:
+class EnvoyEndNoted(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → supervisor: the end of this generation is in my notebook; forget it."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignalEnvoy:
+class SignalEnvoy(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → supervisor: send `signal` to this very process, if it still is that one."""
 
     process: EnvoyProcess
     signal: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartAsked:
+class RestartAsked(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Envoy: an operator sent SIGHUP; start a new epoch."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorState:
+class ActorState(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor knows of one actor, for the status page."""
 
     role: str
@@ -176,12 +156,11 @@ class ActorState:
     descriptors: int
     threads: int
     mailbox_depth: int
-    counters: dict[str, float] = field(default_factory=dict)  # of all incarnations together
-    gauges: dict[str, float] = field(default_factory=dict)  # of the living one
+    counters: dict[str, float] = msgspec.field(default_factory=dict)  # of all incarnations together
+    gauges: dict[str, float] = msgspec.field(default_factory=dict)  # of the living one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TreeState:
+class TreeState(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → Health, with every heartbeat: the whole tree."""
 
     actors: tuple[ActorState, ...]

@@ -1,11 +1,11 @@
 """What EnvoyActor tells of Envoy's epochs, and what may be asked of it."""
 
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochStarted:
+
+class EpochStarted(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → Health: an Envoy was spawned; not serving yet."""
 
     generation: int  # grows for the agent's whole life
@@ -14,16 +14,14 @@ class EpochStarted:
     admin_port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochLive:
+class EpochLive(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → Health: this generation reports LIVE."""
 
     generation: int
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochExited:
+class EpochExited(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → Health: this generation's process has ended."""
 
     generation: int
@@ -31,15 +29,13 @@ class EpochExited:
     status: str  # in words: "exit status 1", "signal: killed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draining:
+class Draining(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → Health: the agent is ending; readiness is over. `cause` stands in the log."""
 
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochsHeld:
+class EpochsHeld(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy → Health, after either was restarted: all living generations, oldest first."""
 
     started: tuple[EpochStarted, ...]
@@ -47,8 +43,7 @@ class EpochsHeld:
     draining: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyCommand:
+class EnvoyCommand(msgspec.Struct, frozen=True, kw_only=True):
     """Health (status port) → Envoy: an operator's wish.
 
     "drain" drains the listeners and leaves Envoy up, "quit" ends the agent at once, "restart" starts

@@ -1,22 +1,19 @@
 """HealthActor's verdict on the application, for istiod. Mirrors: the `healthChecker` callback."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadHealthy:
+class WorkloadHealthy(msgspec.Struct, frozen=True, kw_only=True):
     """Health → UpstreamXds: the application passed its success threshold."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkloadUnhealthy:
+class WorkloadUnhealthy(msgspec.Struct, frozen=True, kw_only=True):
     """Health → UpstreamXds: the application passed its failure threshold."""
 
     message: str  # the probe's error text, sent to istiod as error_detail
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameTableReceived:
+class NameTableReceived(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → Health: istiod's first name table (NDS) is here.
 
     With DNS capture on, readiness waits for it.

@@ -12,14 +12,14 @@ Envoy's stream does, so there is nothing to be found again and nothing that two 
 remember differently.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Variant = Literal["sotw", "delta"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class StreamId:
+class StreamId(msgspec.Struct, frozen=True, order=True):
     """Names one stream of Envoy's, for ever."""
 
     incarnation: int
@@ -34,8 +34,7 @@ class StreamId:
         return str(self.number) if self.incarnation == 1 else str(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOpened:
+class StreamOpened(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds: open a stream to istiod for Envoy's, instead of one that there is.
 
     Mirrors: a new `ProxyConnection`.
@@ -47,8 +46,7 @@ class StreamOpened:
     leg: int = 1  # grows with each connection to istiod that this stream gets
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds: one request of Envoy's, as its bytes.
 
     Mirrors: `requestsChan`, unbounded.
@@ -58,16 +56,14 @@ class Request:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamClosed:
+class StreamClosed(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds: Envoy's stream ended. Mirrors: `downstreamError`."""
 
     stream: StreamId
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseTaken:
+class ResponseTaken(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds: Envoy's transport took the response; the next may come.
 
     Mirrors: the free slot of `responsesChan`.
@@ -77,8 +73,7 @@ class ResponseTaken:
     leg: int = 1  # of the response
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → DownstreamXds: one response of istiod's, as its bytes; one in flight a stream.
 
     Mirrors: `responsesChan`, bound 1.
@@ -89,8 +84,7 @@ class Response:
     leg: int = 1  # one of an older leg is dropped: the newer leg repeats what it said
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayWanted:
+class ReplayWanted(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → DownstreamXds: this leg has ended; begin the next. Reply: StreamOpened, Requests.
 
     Asked again after some seconds without a reply; ignored when a later leg was begun already.
@@ -100,8 +94,7 @@ class ReplayWanted:
     leg: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamClosed:
+class UpstreamClosed(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → DownstreamXds: end Envoy's stream with this status. Mirrors: `upstreamError`."""
 
     stream: StreamId
@@ -109,8 +102,7 @@ class UpstreamClosed:
     details: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamsHeld:
+class StreamsHeld(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds, after the latter was restarted: Envoy's open streams; drop all others.
 
     A StreamOpened for each of them follows. (When DownstreamXds is restarted itself, its streams are
@@ -120,8 +112,7 @@ class StreamsHeld:
     streams: tuple[StreamId, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameTable:
+class NameTable(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → Dns: istiod's name table (NDS), as its bytes. Mirrors: the NDS handler."""
 
     body: bytes

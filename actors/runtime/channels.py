@@ -14,8 +14,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from actors.runtime import codec
 from actors.runtime.codec import CHUNK_BYTES, FIRST, HEADER_BYTES, NEXT, FrameError, Header
@@ -27,8 +28,7 @@ _log = get_logger()
 Packet = tuple[bytes | memoryview, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelTable:
+class ChannelTable(msgspec.Struct, frozen=True):
     """The file descriptors of every channel's two ends, as plain numbers: (write end, read end)."""
 
     ends: dict[tuple[Role, Role], tuple[int, int]]

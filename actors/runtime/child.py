@@ -12,9 +12,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import pykka
 import setproctitle
 
@@ -40,8 +40,7 @@ STACKS_SIGNAL = signal.SIGUSR1
 """Makes a child write the stacks of all its threads to the log's first target."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """All that a new actor process is given; descriptors are plain numbers, owned by the child."""
 
     spec: ChildSpec

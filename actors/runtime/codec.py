@@ -6,7 +6,6 @@ packet repeats the header, so that a reader who comes in the middle (its predece
 skip to the next first packet.
 """
 
-import dataclasses
 import struct
 from collections.abc import Iterable
 from types import ModuleType
@@ -47,8 +46,8 @@ def _message_types(modules: Iterable[ModuleType]) -> dict[str, type]:
     for module in modules:
         for name, value in vars(module).items():
             if (
-                dataclasses.is_dataclass(value)
-                and isinstance(value, type)
+                isinstance(value, type)
+                and issubclass(value, msgspec.Struct)
                 and value.__module__ == module.__name__
             ):
                 assert name not in found, f"two messages are named {name}"
@@ -58,7 +57,7 @@ def _message_types(modules: Iterable[ModuleType]) -> dict[str, type]:
 
 MESSAGE_TYPES: Final = _message_types((cert, control, envoy, health, xds))
 _WITH_BODY: Final = frozenset(
-    name for name, kind in MESSAGE_TYPES.items() if any(f.name == "body" for f in dataclasses.fields(kind))
+    name for name, kind in MESSAGE_TYPES.items() if "body" in getattr(kind, "__struct_fields__", ())
 )
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoders: Final[dict[str, msgspec.msgpack.Decoder[Any]]] = {  # Any: one type a name
@@ -78,7 +77,7 @@ def encode(message: Any) -> tuple[bytes, bytes]:  # any class of MESSAGE_TYPES
     body = b""
     if name in _WITH_BODY:
         body = message.body
-        message = dataclasses.replace(message, body=b"")
+        message = msgspec.structs.replace(message, body=b"")
     head = b"%c%s%s" % (len(name), name.encode(), _encoder.encode(message))
     return head, body
 
@@ -98,7 +97,7 @@ def decode(head: bytes, body: bytes) -> object:
     except msgspec.MsgspecError as error:
         raise FrameError(f"message {name}: {error}") from error
     if name in _WITH_BODY:
-        object.__setattr__(message, "body", body)  # frozen for everybody else; nobody has seen it yet
+        msgspec.structs.force_setattr(message, "body", body)  # frozen for all who will see it
     return message
 
 

@@ -5,8 +5,9 @@ thread of the actor's process, and none of them blocks.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from actors.runtime.roles import Role
 
@@ -37,8 +38,7 @@ class Notebook(Protocol):
         """Return what was saved last; None when there is nothing, or it is of another type or version."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerFinished:
+class WorkerFinished(msgspec.Struct, frozen=True, kw_only=True):
     """Delivered to the actor's own mailbox: a worker's result, or why there is none."""
 
     worker_id: int

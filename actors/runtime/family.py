@@ -1,7 +1,8 @@
 """The supervisor's view of its actors: one record each, and what changes it."""
 
 import os
-from dataclasses import dataclass, field
+
+import msgspec
 
 from actors.messages.control import ActorState, HeartbeatAnswered
 from actors.runtime.control import ControlEnd
@@ -10,8 +11,7 @@ from actors.runtime.specs import ChildSpec
 from actors.runtime.watchdog import Vitals
 
 
-@dataclass(slots=True)
-class Running:
+class Running(msgspec.Struct):
     """One living incarnation."""
 
     pid: int
@@ -29,8 +29,7 @@ class Running:
         os.close(self.pidfd)
 
 
-@dataclass(slots=True)
-class Child:
+class Child(msgspec.Struct):
     """One actor through all its incarnations."""
 
     spec: ChildSpec
@@ -40,7 +39,7 @@ class Child:
     running: Running | None = None
     answer: HeartbeatAnswered | None = None
     answered_s: float = 0.0
-    past_counters: dict[str, float] = field(default_factory=dict)  # of the incarnations before
+    past_counters: dict[str, float] = msgspec.field(default_factory=dict)  # of the incarnations before
 
     def answered(self, answer: HeartbeatAnswered, now_s: float) -> None:
         """Take a heartbeat's answer."""

@@ -11,7 +11,6 @@ import os
 import struct
 import threading
 import zlib
-from dataclasses import fields, is_dataclass
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -51,7 +50,7 @@ class FileNotebook:
         self._next_slot = 1 - newest if self._sequence_now else 0
 
     def save(self, state: object) -> None:
-        """Keep `state`, a frozen dataclass, instead of what was kept."""
+        """Keep `state`, a frozen Struct or dataclass, instead of what was kept."""
         content = msgspec.msgpack.encode(state)
         name = _type_name(type(state)).encode()
         with self._lock:
@@ -141,8 +140,8 @@ def make_notebook_file(name: str) -> int:
 
 def _type_name(state_type: type) -> str:
     """Name the type together with its version: its own `VERSION`, else 1, and its field names."""
-    assert is_dataclass(state_type), f"{state_type} is no dataclass"
-    names = ",".join(field.name for field in fields(state_type))
+    known = getattr(state_type, "__struct_fields__", None) or tuple(vars(state_type)["__dataclass_fields__"])
+    names = ",".join(known)
     return f"{state_type.__qualname__}/{getattr(state_type, 'VERSION', 1)}/{zlib.crc32(names.encode()):08x}"
 
 

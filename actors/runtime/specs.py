@@ -1,13 +1,12 @@
 """The supervision tree as a table: order, limits and what each actor is made of."""
 
-from dataclasses import dataclass
+import msgspec
 
 from actors.runtime.context import Actor
 from actors.runtime.roles import Role
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildSpec:
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One actor's row. Every actor is permanent: it is started again for as long as the agent lives."""
 
     role: Role

@@ -4,8 +4,9 @@ A hang is an unanswered heartbeat, counted in the supervisor's own attentive tim
 itself overslept (a frozen container, a suspended machine) is no actor's fault.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 HEARTBEAT_EVERY_S: Final = 2.0
 LOOK_EVERY_S: Final = 0.25
@@ -16,8 +17,7 @@ GAP_S: Final = 2.0
 """When two looks lie this far apart beyond their interval, the supervisor itself was away."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vitals:
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one actor at one moment; times are monotonic seconds."""
 
     asked_since_s: float | None  # when the oldest unanswered heartbeat was sent; None: all answered

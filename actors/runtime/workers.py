@@ -12,8 +12,9 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from actors.messages.control import RunWorker, WorkerExited
 from actors.runtime.context import WorkerFinished
@@ -55,8 +56,7 @@ def resolve(function: str) -> Callable[[bytes], bytes]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Prestarted:
+class Prestarted(msgspec.Struct, frozen=True):
     """A worker that was forked before the heavy imports, and waits for its request."""
 
     kind: str

@@ -5,8 +5,9 @@ which had hot restarts, less what today's Envoy refuses.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pilot_agent.bootstrap.families import has_ipv4
 from pilot_agent.bootstrap.options import BootstrapOptions
@@ -18,8 +19,7 @@ _log = get_logger()
 _FLUSH_DEFAULT_MS: Final = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HotRestart:
+class HotRestart(msgspec.Struct, frozen=True, kw_only=True):
     """What makes an Envoy the next epoch of another one."""
 
     epoch: int

@@ -5,12 +5,12 @@ Source: the reference's bootstrap, table "Addresses".
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Families:
+
+class Families(msgspec.Struct, frozen=True, kw_only=True):
     """The texts that listeners, admin port and DNS clusters are made of."""
 
     localhost: str

@@ -2,7 +2,6 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +26,7 @@ _LOCALITY: Final = "istio-locality"
 _YAML: Final = (".yaml", ".yaml.tmpl")
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """A custom template."""
 
     name: str

@@ -4,7 +4,6 @@ Source: the reference's bootstrap, section "metadata".
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -73,8 +72,7 @@ _INTEGERS: Final = (
 _MAPS: Final = ("LABELS", "STATIC_LABELS", "ANNOTATIONS", "PLATFORM_METADATA")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentMembers:
+class AgentMembers(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent itself knows and writes over whatever the environment says."""
 
     proxy_config: Mapping[str, Any]  # canonical JSON

@@ -1,9 +1,10 @@
 """What Envoy's configuration and command line depend on, found out once before anything is forked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+import msgspec
 
 from pilot_agent.bootstrap import inputs
 from pilot_agent.bootstrap.families import Families, families
@@ -17,8 +18,7 @@ from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Loaded, ProxyConfig, ProxyFlags
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BootstrapOptions:
+class BootstrapOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the generator and of the argument list; `build` makes them."""
 
     proxy_config: ProxyConfig

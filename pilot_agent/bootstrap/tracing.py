@@ -1,16 +1,16 @@
 """`tracing`: which tracer ProxyConfig asks for, and its configuration."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 Json = dict[str, Any]  # Any: JSON values
 
 _CLUSTERS: Final = {"zipkin": "zipkin", "lightstep": "lightstep", "datadog": "datadog_agent"}
 
 
-@dataclass(frozen=True, slots=True)
-class Tracer:
+class Tracer(msgspec.Struct, frozen=True):
     """The tracer in use."""
 
     kind: str  # "zipkin", "lightstep" or "datadog"

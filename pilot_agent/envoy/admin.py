@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pilot_agent.http.client import Response, fetch
 from pilot_agent.http.errors import HttpError
@@ -17,8 +18,7 @@ class AdminError(Exception):
     """Envoy's admin interface did not answer, or not as expected; asking again later may help."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who answers on an admin port, and how far it is."""
 
     state: str  # LIVE, DRAINING, PRE_INITIALIZING, INITIALIZING
@@ -26,8 +26,7 @@ class ServerInfo:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admin:
+class Admin(msgspec.Struct, frozen=True, kw_only=True):
     """One admin listener. Every call may block up to its own time limit."""
 
     host: str

@@ -2,12 +2,12 @@
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+
+class Owner(msgspec.Struct, frozen=True, kw_only=True):
     """Whom a file is given to; -1 leaves it as it is."""
 
     uid: int = -1

@@ -5,8 +5,9 @@ so that access logs are written to their end. Only the first quit begins; a late
 """
 
 import signal
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from pilot_agent.environment import go_duration
 from pilot_agent.envoy.model import (

@@ -10,8 +10,9 @@ At most two generations are there at once. A new one comes in one of three ways:
 """
 
 import signal
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from pilot_agent.environment import go_duration
 from pilot_agent.envoy import ending, restarts

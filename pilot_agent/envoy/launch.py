@@ -4,9 +4,10 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 from pilot_agent.bootstrap import (
     BootstrapError,
@@ -29,8 +30,7 @@ _VALIDATE_S: Final = 30.0
 _REVISION: Final = re.compile(r"^(?:.*/)?envoy-rev[0-9]*\.(?:json|yaml)$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor needs to start one Envoy."""
 
     argv: tuple[str, ...]
@@ -118,7 +118,7 @@ class Launchpad:
                 )
             admin_port = _free_port(self._options.admin_host)
         path = self._options.custom_config_file or self._path(wanted.generation if self.hot_restart else None)
-        return replace(wanted, base_id=base_id, admin_port=admin_port, bootstrap_path=path)
+        return msgspec.structs.replace(wanted, base_id=base_id, admin_port=admin_port, bootstrap_path=path)
 
     def _write_bootstrap(self, known: Generation) -> None:
         if self._options.custom_config_file:

@@ -4,9 +4,10 @@ All of it is data. Times are seconds of the machine's monotonic clock, which goe
 restarted, so a deadline that was noted still means the same moment.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
+
+import msgspec
 
 NEVER: Final = float("inf")
 
@@ -21,8 +22,7 @@ class Phase(StrEnum):
     DRAINING = "draining"  # a newer one is LIVE; ends by itself, or at `due_s`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One Envoy: its number never comes again in the agent's life, its epoch does with another base id."""
 
     generation: int
@@ -61,8 +61,7 @@ class Stage(StrEnum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's planned end."""
 
     cause: str
@@ -72,8 +71,7 @@ class Ending:
     errors: int = 0  # failed counts of connections in a row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class State(msgspec.Struct, frozen=True, kw_only=True):
     """All that EnvoyActor must not forget; kept in its notebook."""
 
     generations: tuple[Generation, ...] = ()  # oldest first
@@ -88,8 +86,7 @@ class State:
     ending: Ending | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """What the machine must know of the configuration."""
 
     hot_restart: bool
@@ -107,25 +104,21 @@ class Policy:
 # Events: what happened.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
     """The agent starts: there is no Envoy yet."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Found(msgspec.Struct, frozen=True, kw_only=True):
     """EnvoyActor lives again: these generations have a process, the state is from the notebook."""
 
     running: tuple[Generation, ...]  # one that the state does not know is taken as it is
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Woken:
+class Woken(msgspec.Struct, frozen=True, kw_only=True):
     """A moment that was waited for may be there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """The files of a generation are in place, or there is a refusal: the whole text of an error."""
 
     generation: int
@@ -135,44 +128,37 @@ class Prepared:
     refusal: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawned:
+class Spawned(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     pid: int
     create_time: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpawnFailed:
+class SpawnFailed(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenLive:
+class SeenLive(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exited:
+class Exited(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     status: int | None  # wait status; None: nobody saw it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartWanted:
+class RestartWanted(msgspec.Struct, frozen=True, kw_only=True):
     """A new epoch is wanted: `rotation`, `signal`, `operator`, `admin_port`."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainWanted:
+class DrainWanted(msgspec.Struct, frozen=True, kw_only=True):
     """An operator wants the listeners drained and Envoy kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuitWanted:
+class QuitWanted(msgspec.Struct, frozen=True, kw_only=True):
     """The agent is to end."""
 
     cause: str
@@ -180,16 +166,14 @@ class QuitWanted:
     within_s: float = NEVER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainAnswered:
+class DrainAnswered(msgspec.Struct, frozen=True, kw_only=True):
     """The drain call came back."""
 
     admin_port: int = 0
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionsCounted:
+class ConnectionsCounted(msgspec.Struct, frozen=True, kw_only=True):
     """An answer about active connections."""
 
     active: int | None = None  # None without an error: Envoy has no such statistics
@@ -216,8 +200,7 @@ Event = (
 # Actions: what to do, in this order.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepare:
+class Prepare(msgspec.Struct, frozen=True, kw_only=True):
     """Draw a base id where it is 0 and needed, choose the admin port where it is 0, write the bootstrap.
 
     With `validate` Envoy is asked first whether it would start, and the machine whether it can bear a second
@@ -228,34 +211,29 @@ class Prepare:
     validate: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spawn:
+class Spawn(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """Ask its admin port until it is LIVE."""
 
     generation: Generation
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signal:
+class Signal(msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
     signal: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clear:
+class Clear(msgspec.Struct, frozen=True, kw_only=True):
     """Remove the files of a generation that is no more; those of its base id too where it was the last."""
 
     generation: Generation
     base_id_is_free: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
+class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """Call drain_listeners; reply: DrainAnswered."""
 
     admin_port: int
@@ -263,15 +241,13 @@ class Drain:
     skip_exit: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CountConnections:
+class CountConnections(msgspec.Struct, frozen=True, kw_only=True):
     """Reply: ConnectionsCounted."""
 
     admin_port: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announce:
+class Announce(msgspec.Struct, frozen=True, kw_only=True):
     """Tell the others what became of a generation."""
 
     what: Literal["started", "live", "exited"]
@@ -279,33 +255,28 @@ class Announce:
     status: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnnounceDraining:
+class AnnounceDraining(msgspec.Struct, frozen=True, kw_only=True):
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Log:
+class Log(msgspec.Struct, frozen=True, kw_only=True):
     level: Literal["info", "warn", "error"]
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
+class Count(msgspec.Struct, frozen=True, kw_only=True):
     """Add one to a counter; the label is always `reason`."""
 
     name: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndAgent:
+class EndAgent(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     exit_status: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fail:
+class Fail(msgspec.Struct, frozen=True, kw_only=True):
     """The agent cannot work as configured."""
 
     reason: str

@@ -2,12 +2,14 @@
 
 import math
 import os
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, Literal, Self
 
+import msgspec
+
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Node, ProxyConfig
+from pilot_agent.redacted import without
 
 RotationPolicy = Literal["hot-restart", "sds"]
 RestartPolicy = Literal["on-failure", "never"]
@@ -20,8 +22,7 @@ _PROXY_UID: Final = 1337  # the user whose traffic the capture rules let pass
 _ENDING_MARGIN_S: Final = 10.0  # drain call, SIGTERM, SIGKILL and their ends
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnvoyOptions:
+class EnvoyOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Envoy's life as configured. Durations in seconds."""
 
     enabled: bool = True  # DISABLE_ENVOY
@@ -40,9 +41,11 @@ class EnvoyOptions:
     inbound_only: bool = True  # a sidecar drains its inbound listeners alone
     ipv6: bool = False  # no address of the node is IPv4
     own_ports: tuple[int, ...] = (15021, 15090)  # listeners that serve no application
-    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    environment: dict[str, str] = msgspec.field(default_factory=dict)
     uid: int = -1  # -1: the agent's own
     gid: int = -1
+
+    __repr__ = without("environment")
 
     @classmethod
     def build(

@@ -1,8 +1,9 @@
 """One turn of the machine: the state as it changes, and the actions as they add up."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, Final
+
+import msgspec
 
 from pilot_agent.envoy.model import Action, Clear, Generation, Log, Phase, Policy, State
 
@@ -13,8 +14,7 @@ KILL_GRACE_S: Final = 5.0
 """From SIGTERM to SIGKILL for an old epoch, and how long the end after a SIGKILL is awaited."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waits:
+class Waits(msgspec.Struct, frozen=True, kw_only=True):
     """How long to wait before the n-th attempt, in seconds, jitter included."""
 
     crash_s: Callable[[int], float]
@@ -41,7 +41,7 @@ class Turn:
         self.do(Log(level="error", text=text))
 
     def change(self, **changes: Any) -> None:  # Any: the fields of State, checked by its constructor
-        self.state = replace(self.state, **changes)
+        self.state = msgspec.structs.replace(self.state, **changes)
 
     def find(self, generation: int) -> Generation | None:
         return next((each for each in self.state.generations if each.generation == generation), None)

@@ -4,12 +4,12 @@ The reference latches "ready" once for its whole life. Here readiness belongs to
 one must earn it while the old one still counts, and it goes with the process that earned it.
 """
 
-from dataclasses import dataclass, replace
 from typing import Self
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
     """One Envoy process, with what it has proved so far."""
 
     generation: int  # grows for the agent's whole life
@@ -20,8 +20,7 @@ class Generation:
     ready: bool = False  # latch: LIVE with workers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generations:
+class Generations(msgspec.Struct, frozen=True, kw_only=True):
     """All living generations, oldest first."""
 
     alive: tuple[Generation, ...] = ()
@@ -33,7 +32,9 @@ class Generations:
         if self.find(generation) is not None:
             return self
         new = Generation(generation=generation, epoch=epoch, admin_port=admin_port)
-        return replace(self, alive=tuple(sorted((*self.alive, new), key=lambda each: each.generation)))
+        return msgspec.structs.replace(
+            self, alive=tuple(sorted((*self.alive, new), key=lambda each: each.generation))
+        )
 
     def went_live(self, generation: int) -> Self:
         return self._with(generation, live=True)
@@ -46,14 +47,16 @@ class Generations:
 
     def exited(self, generation: int, status: str) -> Self:
         kept = tuple(each for each in self.alive if each.generation != generation)
-        return replace(self, alive=kept, last_exit=status)
+        return msgspec.structs.replace(self, alive=kept, last_exit=status)
 
     def draining(self, cause: str) -> Self:
-        return replace(self, draining_cause=self.draining_cause or cause)
+        return msgspec.structs.replace(self, draining_cause=self.draining_cause or cause)
 
     def held(self, generations: tuple[int, ...]) -> Self:
         """Drop what is not among `generations`: it ended while nobody told us."""
-        return replace(self, alive=tuple(each for each in self.alive if each.generation in generations))
+        return msgspec.structs.replace(
+            self, alive=tuple(each for each in self.alive if each.generation in generations)
+        )
 
     def find(self, generation: int) -> Generation | None:
         return next((each for each in self.alive if each.generation == generation), None)
@@ -67,6 +70,7 @@ class Generations:
 
     def _with(self, generation: int, **changes: bool) -> Self:
         alive = tuple(
-            replace(each, **changes) if each.generation == generation else each for each in self.alive
+            msgspec.structs.replace(each, **changes) if each.generation == generation else each
+            for each in self.alive
         )
-        return replace(self, alive=alive)
+        return msgspec.structs.replace(self, alive=alive)

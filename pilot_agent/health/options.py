@@ -1,16 +1,16 @@
 """What health needs to know of the configuration."""
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.health.probe import ReadinessProbe
 from pilot_agent.proxyconfig import Node, ProxyConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HealthOptions:
+class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the readiness checks and of the application's probe."""
 
     admin_host: str = "127.0.0.1"  # "::1" in IPv6 mode

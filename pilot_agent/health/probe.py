@@ -1,14 +1,14 @@
 """The application's probe as ProxyConfig.readinessProbe gives it, with the reference's defaults."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Self
+
+import msgspec
 
 Json = Mapping[str, Any]  # Any: members of a JSON object
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpGet:
+class HttpGet(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "/"
     port: int = 0
     host: str = ""  # empty: the default host
@@ -16,19 +16,16 @@ class HttpGet:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpSocket:
+class TcpSocket(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     host: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exec:
+class Exec(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grpc:
+class Grpc(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 0
     service: str = ""
 
@@ -36,8 +33,7 @@ class Grpc:
 Method = HttpGet | TcpSocket | Exec | Grpc
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadinessProbe:
+class ReadinessProbe(msgspec.Struct, frozen=True, kw_only=True):
     """When to probe, how, and how many results in a row make a verdict."""
 
     initial_delay_s: float = 0.0

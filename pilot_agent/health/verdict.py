@@ -1,13 +1,13 @@
 """From single results to verdicts: thresholds, and only transitions are told. Pure."""
 
-from dataclasses import dataclass, replace
 from typing import Literal, Self
+
+import msgspec
 
 Health = Literal["undefined", "healthy", "unhealthy"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What istiod was told last, and how many results in a row speak for which side."""
 
     health: Health = "undefined"
@@ -29,13 +29,13 @@ class Verdict:
         if failure is None:
             successes = self.successes + 1
             if successes == success_threshold and self.health != "healthy":
-                return replace(self, health="healthy", message="", successes=0, failures=0)
-            return replace(self, successes=successes, failures=0)
+                return msgspec.structs.replace(self, health="healthy", message="", successes=0, failures=0)
+            return msgspec.structs.replace(self, successes=successes, failures=0)
         failures = self.failures + 1
         if failures == failure_threshold and self.health != "unhealthy":
-            return replace(self, health="unhealthy", message=failure, successes=0, failures=0)
-        return replace(self, successes=0, failures=failures)
+            return msgspec.structs.replace(self, health="unhealthy", message=failure, successes=0, failures=0)
+        return msgspec.structs.replace(self, successes=0, failures=failures)
 
     def remembered(self) -> Self:
         """Return what a restarted checker begins with: the verdict stands, its evidence starts anew."""
-        return replace(self, successes=0, failures=0)
+        return msgspec.structs.replace(self, successes=0, failures=0)

@@ -3,11 +3,11 @@
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import urljoin, urlsplit
 
 import h11
+import msgspec
 
 from pilot_agent.http.dial import Deadline, Dialing, connect, words
 from pilot_agent.http.errors import (
@@ -28,8 +28,7 @@ _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _KEEPS_METHOD: Final = (307, 308)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer."""
 
     status: int

@@ -5,8 +5,9 @@ import os
 import socket
 import struct
 import time
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pilot_agent.http.errors import ConnectError, HttpTimeoutError, authority
 
@@ -33,8 +34,7 @@ class Deadline:
         return left_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialing:
+class Dialing(msgspec.Struct, frozen=True, kw_only=True):
     """How a connection is made."""
 
     source_address: str = ""  # bound before connecting, e.g. 127.0.0.6; empty: the kernel chooses

@@ -1,10 +1,9 @@
 """The flags of `pilot-agent proxy` that reach further than the command line."""
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyFlags:
+class ProxyFlags(msgspec.Struct, frozen=True, kw_only=True):
     """Values after parsing; the defaults are those of the reference."""
 
     role: str = "sidecar"

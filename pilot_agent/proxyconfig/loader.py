@@ -5,9 +5,10 @@ Source: the reference's command line (steps "Addresses" to "ProxyConfig is built
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
@@ -32,8 +33,7 @@ _STATUS_PORT_ANNOTATION: Final = "status.sidecar.istio.io/port"
 _EXCLUDE_ANNOTATION: Final = "traffic.sidecar.istio.io/excludeInterfaces"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """What the start has found out."""
 
     proxy_config: ProxyConfig

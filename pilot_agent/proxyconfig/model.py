@@ -1,14 +1,14 @@
 """The two objects everybody else reads: `ProxyConfig`, the proxy's settings, and `Node`, who it is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+import msgspec
 
 from pilot_agent.environment import duration_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Node(msgspec.Struct, frozen=True, kw_only=True):
     """The node of the xDS API that this agent speaks for."""
 
     role: str  # "sidecar", "router", "waypoint", …
@@ -22,8 +22,7 @@ class Node:
         return "~".join((self.role, self.ip_addresses[0], self.id, self.domain))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProxyConfig:
+class ProxyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The final ProxyConfig. The defaults are those of the reference.
 
     `document` is the whole message in canonical protobuf JSON (camelCase, durations `45s`, zero values
@@ -42,10 +41,10 @@ class ProxyConfig:
     status_port: int = 15020  # 0: no status server
     concurrency: int | None = None  # None and 0: Envoy chooses
     custom_config_file: str = ""
-    proxy_metadata: Mapping[str, str] = field(default_factory=dict)
+    proxy_metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
     readiness_probe: Mapping[str, Any] | None = None
     private_key_provider: Mapping[str, Any] | None = None
-    document: Mapping[str, Any] = field(default_factory=dict)  # Any: canonical JSON
+    document: Mapping[str, Any] = msgspec.field(default_factory=dict)  # Any: canonical JSON
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:

@@ -8,8 +8,9 @@ CA's answer came over its own TLS connection. Source: RFC 5280 (structure), RFC 
 import base64
 import datetime as dt
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pilot_agent.security.pem import blocks
 
@@ -23,16 +24,14 @@ class CertificateError(ValueError):
     """The text holds no such structure; the message says what was found and what was expected."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublicKey:
+class PublicKey(msgspec.Struct, frozen=True, kw_only=True):
     """Algorithm and key bits; parameters that encoders spell differently are left out."""
 
     algorithm: bytes  # the object identifier's content
     key: bytes  # the bit string's content
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFacts:
+class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked at in a certificate."""
 
     serial_number: str  # lower-case hexadecimal

@@ -3,9 +3,10 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
@@ -30,8 +31,7 @@ class SecurityConfigurationError(ValueError):
     """The agent cannot start with these settings; the text is the reference's where it has one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFiles:
+class CertificateFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Where certificates stand if they come from files."""
 
     cert_path: str
@@ -52,16 +52,14 @@ class CertificateFiles:
         return all(Path(path).is_file() for path in (self.cert_path, self.key_path, self.root_path))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CaOptions:
+class CaOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How the CA is reached. `request` lacks only the CSR."""
 
     provider: str
     request: SignRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecurityOptions:
+class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of CertActor and SdsActor."""
 
     key: KeyParameters

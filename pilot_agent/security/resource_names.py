@@ -1,7 +1,8 @@
 """Which material an SDS resource name asks for."""
 
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 WORKLOAD: Final = "default"
 ROOTS: Final = "ROOTCA"
@@ -14,16 +15,14 @@ class ResourceNameError(ValueError):
     """The name can mean no material; the text says why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileCert:
+class FileCert(msgspec.Struct, frozen=True, kw_only=True):
     """A key pair in two files."""
 
     cert_path: str
     key_path: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRoot:
+class FileRoot(msgspec.Struct, frozen=True, kw_only=True):
     """Roots in one file; an empty path is the operating system's bundle."""
 
     root_path: str

@@ -9,10 +9,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import grpc
+import msgspec
 
 from pilot_agent.environment import go_duration
 from pilot_agent.log import get_logger
@@ -54,8 +54,7 @@ class StreamFailedError(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
+class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """What all streams of a server share."""
 
     store: SecretStore
@@ -64,8 +63,7 @@ class Serving:
     count: Count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Changed:
+class _Changed(msgspec.Struct, frozen=True, kw_only=True):
     """New material of this name is in the store."""
 
     material: str

@@ -4,14 +4,14 @@ Source: the reference's SDS server, request handling. Its crash on a NACK withou
 kept: such a NACK is noted and that is all.
 """
 
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
 
 from pilot_agent.security.sds_wire import HEALTH_TYPE, DiscoveryRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subscription:
+class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """What the stream is subscribed to. `nonce` is of the last response; empty: none was sent."""
 
     identified: bool = False  # a node with an id was seen
@@ -23,47 +23,40 @@ class Subscription:
 NEW_STREAM: Final = Subscription()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Respond:
+class Respond(msgspec.Struct, frozen=True, kw_only=True):
     """Answer with exactly these names, in this order."""
 
     resource_names: tuple[str, ...]
     initial: bool  # a subscription from scratch, not an addition
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
     """The last response was taken."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nack:
+class Nack(msgspec.Struct, frozen=True, kw_only=True):
     """A response was rejected; Envoy keeps what it has."""
 
     code: int
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stale:
+class Stale(msgspec.Struct, frozen=True, kw_only=True):
     """The nonce is not the last one: a newer response is on its way."""
 
     got: str
     expected: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unsubscribe:
+class Unsubscribe(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing is wanted any more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ignore:
+class Ignore(msgspec.Struct, frozen=True, kw_only=True):
     """Not for this server."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissingNode:
+class MissingNode(msgspec.Struct, frozen=True, kw_only=True):
     """The first request names no node: the stream ends with INVALID_ARGUMENT."""
 
 
@@ -77,11 +70,11 @@ def react(now: Subscription, request: DiscoveryRequest) -> tuple[Subscription, R
             return now, Ignore()
         if not request.node_id:
             return now, MissingNode()
-        now = replace(now, identified=True)
+        now = msgspec.structs.replace(now, identified=True)
     if request.error_message is not None:
         return now, Nack(code=request.error_code, message=request.error_message)
     if not request.resource_names:
-        return replace(now, resource_names=(), subscribed=False), Unsubscribe()
+        return msgspec.structs.replace(now, resource_names=(), subscribed=False), Unsubscribe()
     wanted = tuple(dict.fromkeys(request.resource_names))
     if not request.response_nonce or not now.subscribed:
         return _subscribed(now, wanted), Respond(resource_names=wanted, initial=True)
@@ -93,9 +86,9 @@ def react(now: Subscription, request: DiscoveryRequest) -> tuple[Subscription, R
 
 
 def _subscribed(now: Subscription, resource_names: tuple[str, ...]) -> Subscription:
-    return replace(now, resource_names=resource_names, subscribed=True)
+    return msgspec.structs.replace(now, resource_names=resource_names, subscribed=True)
 
 
 def sent(now: Subscription, nonce: str) -> Subscription:
     """Return the subscription after a response with this nonce."""
-    return replace(now, nonce=nonce)
+    return msgspec.structs.replace(now, nonce=nonce)

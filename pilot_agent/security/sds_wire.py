@@ -4,8 +4,9 @@ Field numbers: envoy.service.discovery.v3 and envoy.extensions.transport_sockets
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from pilot_agent.environment import duration_s
 from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
@@ -16,8 +17,7 @@ _BYTES: Final = 2
 _PROVIDERS: Final = {"cryptomb": "CryptoMb", "qat": "Qat"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiscoveryRequest:
+class DiscoveryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the SDS server looks at in a request."""
 
     version_info: str = ""

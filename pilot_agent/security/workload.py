@@ -1,9 +1,11 @@
 """What CertActor keeps: the workload's certificate, the mesh's trust bundle, and the versions given out."""
 
 import time
-from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+
+from pilot_agent.redacted import without
 from pilot_agent.security.material import Material
 from pilot_agent.security.pem import blocks, merge_bundles
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD
@@ -13,11 +15,10 @@ from pilot_agent.security.work import Signed
 FORMAT: Final = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """One certificate with its key; times are seconds since the epoch."""
 
-    key_pem: str = field(repr=False)
+    key_pem: str
     chain_pem: str
     root_pem: str  # as the CA sent it, not merged
     created_s: float  # the local clock when it was signed
@@ -26,9 +27,10 @@ class Workload:
     rotate_at_s: float
     version_info: str
 
+    __repr__ = without("key_pem")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileServed:
+
+class FileServed(msgspec.Struct, frozen=True, kw_only=True):
     """Material that came from files: what it was, so that a change is known for one."""
 
     name: str
@@ -36,8 +38,7 @@ class FileServed:
     version_info: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The notebook's state. `untold` is the reason of a rotation that Envoy's actor was not told yet."""
 
     format: int = FORMAT
@@ -54,7 +55,7 @@ class Identity:
         """Return a new version_info (RFC 3339 time, slash, counter) and the identity that has given it."""
         number = self.last_version + 1
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_s))
-        return replace(self, last_version=number), f"{stamp}/{number}"
+        return msgspec.structs.replace(self, last_version=number), f"{stamp}/{number}"
 
     def valid_workload(self, now_s: float) -> Workload | None:
         """Return the certificate unless there is none or it has expired."""
@@ -74,7 +75,7 @@ def restored(kept: Identity | None, *, spiffe_id: str, now_s: float) -> tuple[Id
         return fresh, f"kept for {kept.spiffe_id!r} in format {kept.format}"
     workload = kept.valid_workload(now_s)
     if workload is None:
-        return replace(kept, workload=None), "no certificate, or an expired one"
+        return msgspec.structs.replace(kept, workload=None), "no certificate, or an expired one"
     if not (blocks(workload.chain_pem, "CERTIFICATE") and "PRIVATE KEY-----" in workload.key_pem):
         return fresh, "damaged"
     return kept, ""
@@ -111,8 +112,8 @@ def issued(
     is_new_root = before.workload is None or before.workload.root_pem != signed.root_pem
     if is_new_root:
         identity, roots_version_info = identity.numbered(now_s)
-        identity = replace(identity, roots_version_info=roots_version_info)
-    return replace(identity, workload=workload, failures=0), workload, is_new_root
+        identity = msgspec.structs.replace(identity, roots_version_info=roots_version_info)
+    return msgspec.structs.replace(identity, workload=workload, failures=0), workload, is_new_root
 
 
 def pair_material(workload: Workload) -> Material:

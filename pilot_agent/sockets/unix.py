@@ -7,12 +7,12 @@ during the change finds either the old server or the new one, never nothing.
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
 import grpc
+import msgspec
 
 from pilot_agent.log import get_logger
 
@@ -26,8 +26,7 @@ class SocketError(OSError):
     """The socket cannot be bound; the text names the path and the reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundSocket:
+class BoundSocket(msgspec.Struct, frozen=True, kw_only=True):
     """The socket file that one server owns; whoever bound it unlinks it."""
 
     path: str

@@ -3,11 +3,11 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
 import h11
+import msgspec
 
 from pilot_agent.log import get_logger
 from pilot_agent.status.compression import MIN_BYTES, compressed, wants_gzip
@@ -18,8 +18,7 @@ _SEND_BYTES: Final = 65_536
 _log = get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What a client may take. The defaults are far above what any prober or scraper needs."""
 
     head_bytes: int = 32_768

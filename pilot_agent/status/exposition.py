@@ -6,9 +6,10 @@ name, a family appears only once it has a value, numbers are written as Go does.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from pilot_agent.status.catalogue import FAMILIES, Family
 
@@ -17,8 +18,7 @@ PREFIX: Final = "istio_agent_"
 _HISTOGRAM_PARTS: Final = ("_bucket", "_sum", "_count")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One value. `series` is `name` or `name{label="value",…}`, without the prefix."""
 
     series: str

@@ -8,8 +8,9 @@ readiness listener does not fail for the milliseconds in between.
 import errno
 import os
 import socket
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pilot_agent.log import get_logger
 from pilot_agent.status.options import StatusOptions
@@ -18,8 +19,7 @@ _BACKLOG: Final = 512
 _log = get_logger()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusListener:
+class StatusListener(msgspec.Struct, frozen=True, kw_only=True):
     """Names the inherited socket; its descriptor is not to be closed in the forked child."""
 
     descriptor: int = -1  # -1: there is no status server

@@ -2,16 +2,16 @@
 
 import ipaddress
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 Headers = tuple[tuple[str, str], ...]
 
 TEXT: Final = "text/plain; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked. Its body was read and thrown away: nothing here wants one."""
 
     method: str
@@ -34,8 +34,7 @@ class Request:
         return bool((mapped or address).is_loopback)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What to send. A body that is an iterator is streamed and closed by the server."""
 
     status: int = 200

@@ -1,14 +1,14 @@
 """Settings of the status server."""
 
-from dataclasses import dataclass
 from typing import Self
+
+import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Node, ProxyConfig
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusOptions:
+class StatusOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the status server serves, and to whom."""
 
     port: int = 15020  # 0: no status server

@@ -5,9 +5,10 @@ Source: Go's ServeMux, on which the reference's status server stands, and its ha
 
 import posixpath
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
+
+import msgspec
 
 from pilot_agent.status.messages import Answer, Request, text
 
@@ -18,8 +19,7 @@ FORBIDDEN: Final = text(403, "Only requests from localhost are allowed")
 METHOD_NOT_ALLOWED: Final = text(405, "Method Not Allowed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One row: a path that ends in a slash stands for all below it."""
 
     path: str

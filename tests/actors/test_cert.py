@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from msgspec.structs import replace
 
 from actors.cert import CertActor
 from actors.messages.cert import GetSecret, IdentityRotated, RotateNow, SecretFailed, SecretReady, TrustBundle

@@ -1,8 +1,8 @@
 """When an actor is killed, as a table."""
 
-import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from actors.runtime.backoff import restart_delay_s
@@ -37,7 +37,7 @@ NOW_S = 1000.0
     ],
 )
 def test_an_actor_is_killed_only_with_a_reason(change: dict[str, Any], reason: str | None) -> None:
-    assert reason_to_kill(dataclasses.replace(WELL, **change), NOW_S) == reason
+    assert reason_to_kill(msgspec.structs.replace(WELL, **change), NOW_S) == reason
 
 
 @pytest.mark.parametrize(

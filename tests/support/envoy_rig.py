@@ -9,12 +9,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
 import pykka
+from msgspec.structs import replace
 
 from actors.envoy import EnvoyActor
 from actors.messages.control import (

@@ -7,16 +7,16 @@ supervisor, whose memory all actors share.
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 ADDRESS: Final = "169.254.169.254"
 
 _ANSWER_LIMIT_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A whole answer."""
 
     status: int

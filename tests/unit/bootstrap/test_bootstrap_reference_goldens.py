@@ -1,12 +1,12 @@
 """The reference's own golden files, where a copy of them lies beside this repository."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pilot_agent.bootstrap import BootstrapOptions, Platform, document
@@ -52,8 +52,8 @@ def _options(case: Mapping[str, Any]) -> BootstrapOptions:
         istio_version=fixed["istio_version"],
         credential_socket=False,
     )
-    agent = dataclasses.replace(options.agent, pilot_san=tuple(fixed["pilot_san"]))
-    return dataclasses.replace(options, node_id=fixed["node_id"], agent=agent)
+    agent = msgspec.structs.replace(options.agent, pilot_san=tuple(fixed["pilot_san"]))
+    return msgspec.structs.replace(options, node_id=fixed["node_id"], agent=agent)
 
 
 def _variables(case: Mapping[str, Any]) -> dict[str, str]:

@@ -1,10 +1,10 @@
 """Single sections of the document, under conditions that no recorded run has."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pilot_agent.bootstrap import (
@@ -200,7 +200,7 @@ def test_the_optional_arguments_come_in_the_reference_s_order() -> None:
         addresses=("2001:db8::1",),
         flags=ProxyFlags(proxy_log_level="info,warn", proxy_component_log_level="misc:error"),
     )
-    made = dataclasses.replace(made, override='{"a":1}')
+    made = msgspec.structs.replace(made, override='{"a":1}')
 
     arguments = envoy_arguments(made, config_file="x.json")
 

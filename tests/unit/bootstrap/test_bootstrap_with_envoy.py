@@ -1,11 +1,11 @@
 """A real Envoy reads what is rendered, `--mode validate`."""
 
-import dataclasses
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pilot_agent.bootstrap import (
@@ -115,7 +115,7 @@ def test_envoy_accepts_each_tracer_that_it_still_has(kind: str, tmp_path: Path) 
 def test_envoy_accepts_a_generation_and_the_arguments_of_a_hot_restart(tmp_path: Path) -> None:
     (tmp_path / "etc/istio/proxy").mkdir(parents=True)
     options = made(tmp_path, {"concurrency": 1}, {})
-    options = dataclasses.replace(options, override='{"stats_flush_interval":"30s"}')
+    options = msgspec.structs.replace(options, override='{"stats_flush_interval":"30s"}')
     restart = HotRestart(
         epoch=0, base_id=1_987_654, parent_shutdown_s=60, socket_path=str(tmp_path / "etc/istio/proxy/hr")
     )

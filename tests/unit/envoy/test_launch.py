@@ -1,11 +1,11 @@
 """What an Envoy is given: arguments, files, and a check by Envoy itself. Small scripts stand in for Envoy."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from pilot_agent.bootstrap import BootstrapOptions
 from pilot_agent.bootstrap.platform import UNKNOWN

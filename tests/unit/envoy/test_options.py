@@ -1,9 +1,9 @@
 """What variables and ProxyConfig mean for Envoy's life; waits and wait statuses."""
 
 import math
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from pilot_agent.environment import Environment
 from pilot_agent.envoy import EnvoyOptions
