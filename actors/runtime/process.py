@@ -18,7 +18,8 @@ _PR_SET_NAME: Final = 15
 _M_ARENA_MAX: Final = -8
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _CORE_LIMIT: Final = resource.getrlimit(resource.RLIMIT_CORE)
-_DESCRIPTORS_LOOKED_AT: Final = 2048
+_ASKED_AT_ONCE: Final = 64
+_GAP_AT_THE_END: Final = 128
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -71,17 +72,28 @@ def close_all_but(kept: Collection[int]) -> None:
 
 
 def open_descriptors() -> list[int]:
-    """Return the descriptors below 2,048 that are open.
+    """Return the descriptors that are open, up to the first 128 in a row that are not.
 
-    poll() says it: a process that keeps secrets may not read its own /proc/self/fd unless it is root,
-    and closerange() walks a limit that may be a billion.
+    poll() says it: a process that keeps secrets may not read its own /proc/self/fd unless it is root, and
+    closerange() walks a limit that may be a billion. The kernel gives out the lowest free number, so gaps
+    are small.
     """
-    limit = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _DESCRIPTORS_LOOKED_AT)
-    poller = select.poll()
-    for descriptor in range(limit):
-        poller.register(descriptor, 0)
-    closed = {descriptor for descriptor, events in poller.poll(0) if events & select.POLLNVAL}
-    return [descriptor for descriptor in range(limit) if descriptor not in closed]
+    found: list[int] = []
+    start = gap = 0
+    while gap < _GAP_AT_THE_END:
+        poller = select.poll()
+        for descriptor in range(start, start + _ASKED_AT_ONCE):
+            poller.register(descriptor, 0)
+        closed = {descriptor for descriptor, events in poller.poll(0) if events & select.POLLNVAL}
+        found += [each for each in range(start, start + _ASKED_AT_ONCE) if each not in closed]
+        gap = gap + _ASKED_AT_ONCE if len(closed) == _ASKED_AT_ONCE else 0
+        start += _ASKED_AT_ONCE
+    return found
+
+
+def give_memory_back() -> None:
+    """Return what malloc holds and does not need to the system."""
+    _libc.malloc_trim(0)
 
 
 def memory() -> tuple[int, int]:

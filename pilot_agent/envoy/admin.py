@@ -1,6 +1,5 @@
 """Envoy's admin interface, as far as its life is concerned."""
 
-import json
 from collections.abc import Iterable
 from typing import Final
 
@@ -26,6 +25,18 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
 
 
+class _CommandLineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    base_id: int | str
+    restart_epoch: int | str
+
+
+class _ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read of the answer; the other 120 KB of it become no objects."""
+
+    state: str
+    command_line_options: _CommandLineOptions
+
+
 class Admin(msgspec.Struct, frozen=True, kw_only=True):
     """One admin listener. Every call may block up to its own time limit."""
 
@@ -40,12 +51,12 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
         """
         answer = self._call("GET", "/server_info", timeout_s)
         try:
-            info = json.loads(answer.body)
-            options = info["command_line_options"]
+            info = msgspec.json.decode(answer.body, type=_ServerInfo)
+            options = info.command_line_options
             return ServerInfo(
-                state=str(info["state"]), base_id=int(options["base_id"]), epoch=int(options["restart_epoch"])
+                state=info.state, base_id=int(options.base_id), epoch=int(options.restart_epoch)
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             raise AdminError(f"/server_info: status {answer.status}, unexpected answer: {error!r}") from error
 
     def is_live(self, *, timeout_s: float) -> bool:
