@@ -40,6 +40,10 @@ class _Type:
     def is_wanted(self) -> bool:
         return self.wildcard or bool(self.names)
 
+    def wants(self, name: bytes) -> bool:
+        """Return whether Envoy keeps a resource of this name; it ignores what it did not ask for."""
+        return self.wildcard or name in self.names
+
 
 class DeltaSubscriptions:
     """The record of one stream; not thread-safe."""
@@ -130,7 +134,7 @@ def _answered(known: _Type, seen: DeltaRequest) -> None:
     if seen.is_nack:  # it may have taken a part
         known.held.update(dict.fromkeys(sent.versions, _UNSURE))
         return
-    known.held.update(sent.versions)
+    known.held.update({name: version for name, version in sent.versions.items() if known.wants(name)})
     for name in sent.removed:
         known.held.pop(name, None)
 
@@ -151,17 +155,21 @@ def _subscribed(known: _Type, seen: DeltaRequest) -> None:
         known.names[name] = None
         if name in known.held and not seen.spans.count(_INITIAL):
             known.held[name] = _UNSURE
-        for sent in known.unanswered.values():
-            if name in sent.versions:
-                sent.versions[name] = _UNSURE
+        _doubt(known, name)
 
 
 def _let_go(known: _Type, names: list[bytes]) -> None:
     """Forget resources that Envoy drops because it no longer asks for them."""
     for name in names:
         known.held.pop(name, None)
-        for sent in known.unanswered.values():
-            sent.versions.pop(name, None)
+        _doubt(known, name)
+
+
+def _doubt(known: _Type, name: bytes) -> None:
+    """Note that Envoy may have read an unanswered response before or after it changed its mind."""
+    for sent in known.unanswered.values():
+        if name in sent.versions:
+            sent.versions[name] = _UNSURE
 
 
 def _first_request(type_url: str, known: _Type) -> bytes:
@@ -174,6 +182,7 @@ def _first_request(type_url: str, known: _Type) -> bytes:
         *(
             bytes_field(_INITIAL, message(bytes_field(1, name), bytes_field(2, version)))
             for name, version in known.held.items()
+            if known.wants(name)  # a name that stands here counts as subscribed with istiod
         ),
     )
 

@@ -124,7 +124,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(first=st.sampled_from([[], ["*"], ["a"], ["a", "b"], ["*", "c"]]), events=EVENTS)
 def test_after_any_history_a_new_leg_knows_what_envoy_wants_and_all_that_it_may_hold(
     first: list[str], events: list[tuple[str, list[str]]]
@@ -181,4 +181,5 @@ def _check_replay(replayed: list[bytes], envoy: Envoy, istiod: Istiod) -> None:
         assert (istiod.names, istiod.wildcard) == (envoy.names, envoy.wildcard)
         claimed = dict(seen.initial_resource_versions)
         assert set(envoy.held) <= set(claimed)
+        assert envoy.wildcard or set(claimed) <= envoy.names
         assert {name: held for name, held in claimed.items() if held}.items() <= envoy.held.items()

@@ -74,7 +74,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(events=EVENTS)
 def test_after_any_history_istiod_knows_envoys_names_and_no_nonce_of_another_stream(
     events: list[tuple[str, list[str]]],
