@@ -131,7 +131,10 @@ def _run_tree(settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]"
     """Import what is heavy, and hand over to the actors."""
     for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
         os.environ.setdefault(name, value)
-    from actors.tree import run_tree  # noqa: PLC0415  # imports gRPC
+    from actors.runtime.warm import prepare  # noqa: PLC0415  # imports gRPC
+
+    prepare()
+    from actors.tree import run_tree  # noqa: PLC0415
     from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
     from pilot_agent.status.listener import StatusListener, open_listener  # noqa: PLC0415
     from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
