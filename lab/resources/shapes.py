@@ -1,5 +1,6 @@
 """The parts that many resources share: names, TLS contexts, filters. As in a config_dump of Istio."""
 
+from copy import deepcopy
 from typing import Any
 
 from envoy.extensions.filters.http.cors.v3 import cors_pb2 as _cors  # noqa: F401 - registers its type
@@ -55,7 +56,9 @@ def resource(name: str, type_url: str, message: Message, shape: Json) -> Resourc
     Raises:
         google.protobuf.json_format.ParseError: a member is unknown or of the wrong type.
     """
-    return Resource.of(name, type_url, ParseDict(shape, message).SerializeToString(deterministic=True))
+    # ParseDict takes "@type" out of an Any while it parses it, and shapes are shared between threads.
+    own = deepcopy(shape)
+    return Resource.of(name, type_url, ParseDict(own, message).SerializeToString(deterministic=True))
 
 
 def outbound_name(host: str, service: Service, subset: str = "") -> str:
