@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -140,15 +141,24 @@ def _external_sds(name: str) -> bool:
     path = Path(IDENTITY_DIRECTORY, name)
     if _answers(path):
         return True
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise SecurityConfigurationError(f"existing SDS socket could not be removed: {error}") from error
+    if _is_special(path):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise SecurityConfigurationError(f"existing SDS socket could not be removed: {error}") from error
     if name != OWN_SOCKET:
         raise SecurityConfigurationError(
             f"agent configured for non-default SDS socket path: {path} but no socket found"
         )
     return False
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether anything but a regular file is there: where nothing is, nothing needs to be writable."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _answers(path: Path) -> bool:

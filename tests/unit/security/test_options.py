@@ -163,6 +163,12 @@ def test_an_sds_server_of_somebody_else_is_left_in_charge() -> None:
     assert options.socket_path == FILES_SOCKET
 
 
+def test_where_no_socket_is_nothing_needs_to_be_removed_or_writable() -> None:
+    Path(IDENTITY_DIRECTORY).parent.mkdir(parents=True, exist_ok=True)
+    Path(IDENTITY_DIRECTORY).write_text("no directory")
+    assert not build().external_sds
+
+
 def test_a_dead_socket_of_a_former_container_is_removed() -> None:
     Path(IDENTITY_DIRECTORY).mkdir(parents=True)
     path = f"{IDENTITY_DIRECTORY}/socket"
