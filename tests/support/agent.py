@@ -221,3 +221,23 @@ def port_open(port: int) -> bool:
     with socket.socket() as client:
         client.settimeout(1)
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def calm(agent: RealAgent) -> Iterator[RealAgent]:
+    """Run an agent that tells whatever happens in words: no stack may stand in its log."""
+    with agent:
+        yield agent
+        assert stack(agent) == ""
+
+
+def stack(agent: RealAgent) -> str:
+    """Return the first stack in an agent's log with the lines around it, empty if there is none."""
+    before, found, after = agent.log().partition("Traceback")
+    return before[-500:] + found + after[:3000] if found else ""
+
+
+def with_config(agent: RealAgent, **fields: Any) -> None:
+    """Change fields of an agent's PROXY_CONFIG before its start."""
+    config = json.loads(agent.environment["PROXY_CONFIG"]) | fields
+    agent.environment["PROXY_CONFIG"] = json.dumps(config)
