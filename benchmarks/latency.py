@@ -96,7 +96,7 @@ class _Stream:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call = channel.stream_stream(_METHOD, None, None)
         self._call = call(iter(self._requests.get, None), wait_for_ready=True)
-        self._responses: Iterator[bytes] = iter(self._call)  # type: ignore[call-overload]  # the stubs know no iteration
+        self._responses: Iterator[bytes] = iter(self._call)
 
     def ask(self, size: _Size) -> None:
         """Subscribe; the answer has the size."""
