@@ -209,12 +209,11 @@ class _Life:
         self._birth = birth
         self._control = Receiver(os.dup(birth.control))
         self._context = ProcessContext(birth, Sender(birth.control, incarnation=birth.incarnation))
-        self._ended = threading.Event()
 
     def run(self) -> int:
         """Serve until the actor has quit; return the exit status."""
         actor_class = _guarded(self._birth.spec.actor, self._context)
-        self._context.actor_ref = actor_class.start(self._context)
+        actor_class.start(self._context)
         for sender, descriptor in self._birth.inbound.items():
             self._read_from(sender, descriptor)
         while True:
@@ -251,6 +250,10 @@ def _guarded(actor: type[Any], context: ProcessContext) -> type[RuntimeActor]:  
     ends_by_itself = context.ends_by_itself
 
     class Guarded(actor):  # type: ignore[misc]  # the base is only known at run time
+        def __init__(self, context: ProcessContext) -> None:
+            super().__init__(context)
+            context.actor_ref = self.actor_ref  # what on_start begins may be done before start() returns
+
         def on_start(self) -> None:
             try:
                 super().on_start()
