@@ -44,7 +44,15 @@ def _parsed_yaml(text: str) -> object:
     try:
         return _with_text_keys(yaml.load(text, Loader=_loader()))  # noqa: S506  # a safe loader, see there
     except (yaml.YAMLError, ValueError) as error:  # a number such as 0b_ passes the scanner only
-        raise ConfigError(f"error converting YAML to JSON: yaml: {error}") from None
+        raise ConfigError(f"error converting YAML to JSON: yaml: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return place and problem as the reference's parser does; PyYAML's own text draws a picture."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return str(error).partition("\n")[0]
+    return f"line {mark.line + 1}: {problem}"
 
 
 def _loader() -> Any:  # Any: PyYAML's loader classes carry no useful types

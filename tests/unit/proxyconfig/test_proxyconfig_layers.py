@@ -9,6 +9,7 @@ import pytest
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import ConfigError, Loaded, ProxyFlags, load
 from pilot_agent.proxyconfig.layers import DEFAULTS, with_layer
+from pilot_agent.proxyconfig.text import parsed
 
 RECORDED_LOG = Path(__file__).parents[2] / "data" / "recordings" / "sidecar.log-start-and-sigterm.txt"
 
@@ -241,3 +242,19 @@ def test_interfaces_named_in_the_annotation_do_not_count(tmp_path: Path) -> None
     pod_file(tmp_path, "annotations", {"traffic.sidecar.istio.io/excludeInterfaces": "eth1, eth0"})
 
     assert loaded(working_dir=tmp_path).node.ip_addresses == ("127.0.0.1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "yaml: line 1: expected the node content, but found '<stream end>'"),
+        ("a: b\nc: d: e", "yaml: line 2: mapping values are not allowed here"),
+        ("\x01", "yaml: unacceptable character #x0001: special characters are not allowed"),
+        ("!!python/name:os.system", "yaml: line 1: could not determine a constructor for the tag "),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_told_in_one_line_with_its_place(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        parsed(text)
+    assert str(told.value).startswith("error converting YAML to JSON: " + words)
+    assert "\n" not in str(told.value)
