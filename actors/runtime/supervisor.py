@@ -209,6 +209,9 @@ class Supervisor:
         return False
 
     def _fatal(self, message: said.Fatal) -> None:
+        if self._phase >= Phase.QUITTING:
+            _log.debug(f"also: {message.reason}")  # what ended the agent has been said; this follows from it
+            return
         _log.error(message.reason)
         sys.stderr.write(f"Error: {message.reason}\n")
         self._quit_actors(message.exit_status)

@@ -127,3 +127,14 @@ def test_descriptors_travel_with_a_message_and_are_the_receivers_then(
     with pytest.raises(BrokenPipeError):
         os.write(kept, b"x")
     os.close(kept)
+
+
+def test_an_end_that_was_closed_with_unread_messages_is_the_end_of_the_channel() -> None:
+    one, other = seqpacket_pair()
+    sender, receiver = Sender(one, incarnation=1), Receiver(other)
+    back = Sender(os.dup(other), incarnation=1)
+    back.send(SECRET)  # nobody reads it before the other end closes
+    sender.close()
+    assert receiver.receive() is None
+    back.close()
+    receiver.close()
