@@ -15,6 +15,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     private_limit_bytes: int  # resident minus file-backed; above it the actor is killed and restarted
     heartbeat_late_s: float = 10.0
     holds_secrets: bool = False  # non-dumpable, no core file
+    after_envoy: bool = False  # first started once Envoy is spawned: it loads for longer than this takes
     ends_by_itself: bool = False  # gets Quit as a message and answers with EndAgent when all is over
 
 

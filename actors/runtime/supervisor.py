@@ -38,6 +38,9 @@ _log = get_logger()
 _ENVOY_WAITS_S: Final = 5.0
 """Envoy is not kept waiting longer than this for the servers that it needs: it retries by itself."""
 
+_REST_WAITS_S: Final = 0.1
+"""The actors that Envoy does not wait for are not kept waiting longer than this for Envoy."""
+
 _STACKS_S: Final = 0.2
 _ENVOY_TERM_S: Final = 1.0
 _LAST_DEATHS: Final = 3
@@ -100,9 +103,9 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # the collector's marks would unshare the pages that the children inherit
         for child in self._family.values():
-            self._start(child)
-        for worker in self._prestarted.values():
-            os.close(worker.descriptor)  # the first CertActor has it; its end must be the only one
+            if not child.spec.after_envoy:
+                self._start(child)
+        self._loop.after(_REST_WAITS_S, self._start_the_rest)
         self._reap()  # what ended before SIGCHLD was listened to
         self._look()
         self._beat()
@@ -157,6 +160,15 @@ class Supervisor:
     def _may_use_early(role: Role, child: Child) -> bool:
         """The workers that wait belong to the first CertActor; their socket has one reader."""
         return role is Role.CERT and child.incarnation == 1
+
+    def _start_the_rest(self) -> None:
+        """Start the actors that have not been started yet: Envoy is spawned, or takes its time."""
+        for child in self._family.values():
+            if child.incarnation == 0:
+                self._start(child)
+        while self._prestarted:
+            _, worker = self._prestarted.popitem()
+            os.close(worker.descriptor)  # the first CertActor has it; its end must be the only one
 
     # --- what the actors say --------------------------------------------------------------------
 
@@ -251,6 +263,7 @@ class Supervisor:
             except OSError as error:
                 reply = said.EnvoySpawnFailed(generation=wish.generation, reason=str(error))
             self._say(self._family[Role.ENVOY], reply)
+        self._start_the_rest()
 
     def _is_ready(self, role: Role) -> bool:
         child = self._family.get(role)

@@ -22,7 +22,5 @@ def wait_for(look: Callable[[], T | None], *, within_s: float = 10.0, what: str 
         if found:
             return found
         if time.monotonic() >= deadline_s:
-            raise AssertionError(
-                f"{what} did not come within {within_s:g} s; last seen: {last or found!r}"
-            )
+            raise AssertionError(f"{what} did not come within {within_s:g} s; last seen: {last or found!r}")
         time.sleep(0.01)
