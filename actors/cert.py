@@ -308,9 +308,7 @@ class CertActor(RuntimeActor):
     def _gauge(self) -> None:
         workload = self._identity.workload
         if workload is not None:
-            self.context.gauge(
-                "cert_expiry_seconds", workload.not_after_s - self._now(), resource_name=WORKLOAD
-            )
+            self.context.gauge("cert_expiry_unix_s", workload.not_after_s, resource_name=WORKLOAD)
 
     # Files
 

@@ -4,8 +4,9 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from actors.messages.control import PeerRestarted
 from actors.messages.xds import (
@@ -40,8 +41,7 @@ _OVERLAP: Final = "registered overlapping stream; closing previous"
 _log = get_logger("xdsproxy")
 
 
-@dataclass(frozen=True, slots=True)
-class _ReflectAsked:
+class _ReflectAsked(msgspec.Struct, frozen=True):
     """A gRPC thread → the actor: have this question about descriptors answered."""
 
     request: bytes

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from actors.messages.cert import TrustBundle
 from actors.messages.control import PeerRestarted
@@ -30,8 +31,7 @@ from pilot_agent.xds.options import XdsOptions
 _log = get_logger("xdsproxy")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamNotes:
+class UpstreamNotes(msgspec.Struct, frozen=True, kw_only=True):
     """What outlives this actor: the last verdict on the application."""
 
     has_verdict: bool

@@ -118,11 +118,9 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         if self._phase >= Phase.QUITTING or child.running is not None:
             return
-        if (threads := process.thread_count()) != 1:
-            _log.error(f"fork with {threads} threads: the child may hang; expected 1")
         child.incarnation += 1
         ours, theirs = seqpacket_pair()
-        pid = os.fork()
+        pid = _fork()
         if pid == 0:
             live(self._birth(child, theirs))
         os.close(theirs)
@@ -230,7 +228,7 @@ class Supervisor:
 
     def _run_worker(self, child: Child, wish: said.RunWorker, descriptor: int) -> None:
         function = self._workers.get(wish.kind)
-        pid = os.fork() if function is not None else -1
+        pid = _fork() if function is not None else -1
         if pid == 0:
             assert function is not None
             process.die_with_parent(self._pid)
@@ -467,6 +465,13 @@ class Supervisor:
             _log.warn(f"actor {child.spec.role} did not quit in time: killed", pid=running.pid)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGKILL)
+
+
+def _fork() -> int:
+    """Fork, having looked that no other thread could hold a lock then."""
+    if (threads := process.thread_count()) != 1:
+        _log.error(f"fork with {threads} threads: the child may hang; expected 1")
+    return os.fork()
 
 
 def _private_bytes(pid: int) -> int:

@@ -44,6 +44,8 @@ FAMILIES: Final[dict[str, Family]] = {
         "counter",
         "The latency of outgoing requests (e.g. to a token exchange server, CA, etc.) in milliseconds.",
     ),
+    "pilot_total_xds_rejects": Family("counter", "Total number of XDS responses rejected by proxy."),
+    "pilot_xds_expired_nonce": Family("counter", "Total number of XDS requests with an expired nonce."),
     "pilot_xds_recv_max": Family("gauge", "The maximum size request we have received so far."),
     "process_cpu_seconds_total": Family("counter", "Total user and system CPU time spent in seconds."),
     "process_max_fds": Family("gauge", "Maximum number of open file descriptors."),
@@ -88,5 +90,6 @@ FAMILIES: Final[dict[str, Family]] = {
     "envoy_restarts": Family("counter", "How often Envoy was started again after it had failed."),
     "hot_restart_refused": Family("counter", "How often a hot restart was asked for and not begun."),
     "hot_restarts": Family("counter", "How many hot restarts were begun."),
+    "sds_acks": Family("counter", "How many SDS responses Envoy accepted."),
     "supervisor_pss_bytes": Family("gauge", "Proportional set size of the supervisor's process."),
 }

@@ -7,8 +7,9 @@ where it is unsure (rejected, not answered yet, asked for again) the version is 
 sends the resource anew.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from pilot_agent.wire import bytes_field, message, text_field
 from pilot_agent.xds.envelope import DeltaRequest, read_delta_request, read_delta_response
@@ -18,21 +19,20 @@ _WILDCARD: Final = b"*"
 _UNSURE: Final = b""
 
 
-@dataclass(slots=True)
-class _Sent:
+class _Sent(msgspec.Struct):
     """One response that went to Envoy and is not answered yet."""
 
     versions: dict[bytes, bytes]
     removed: list[bytes]
 
 
-@dataclass(slots=True)
-class _Type:
+class _Type(msgspec.Struct):
     legacy_wildcard: bool  # the first request named nothing, which means everything
     wildcard: bool
-    names: dict[bytes, None] = field(default_factory=dict)  # subscribed, in order, without "*"
-    held: dict[bytes, bytes] = field(default_factory=dict)  # name → version that Envoy may hold
-    unanswered: dict[str, _Sent] = field(default_factory=dict)  # nonce → response of this leg, in order
+    names: dict[bytes, None] = msgspec.field(default_factory=dict)  # subscribed, in order, without "*"
+    held: dict[bytes, bytes] = msgspec.field(default_factory=dict)  # name → version that Envoy may hold
+    # Nonce → response of this leg, in order.
+    unanswered: dict[str, _Sent] = msgspec.field(default_factory=dict)
     last_nonce: str = ""  # of this leg, answered by Envoy; may be named again
     is_told: bool = False  # this leg has had a request for the type
 

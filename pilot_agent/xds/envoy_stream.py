@@ -9,8 +9,9 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from pilot_agent.log import get_logger
 from pilot_agent.wire import WireError
@@ -31,8 +32,7 @@ class UpstreamPort(Protocol):
     def taken(self, leg: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """The status with which Envoy's stream ends; code 0 is OK."""
 
     code: int

@@ -1,8 +1,9 @@
 """Everything that the xDS path reads from its surroundings at start."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
+
+import msgspec
 
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Node, ProxyConfig
@@ -13,8 +14,7 @@ _STREAMS_LIMIT: Final = 100
 """Each stream holds a thread, so ISTIO_GPRC_MAXSTREAMS (100000) cannot be had; Envoy opens one or two."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XdsOptions:
+class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of both halves of the xDS path."""
 
     socket_path: str  # where Envoy connects
@@ -24,7 +24,7 @@ class XdsOptions:
     token_path: str = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # a path; empty: no token
     is_plaintext: bool = False
     root_path: str = ""  # a PEM file, or SYSTEM; empty when plaintext
-    root_pem: bytes = field(default=b"", repr=False)  # what stood there at start
+    root_pem: bytes = b""  # what stood there at start
     server_name: str = ""  # empty: the name in the address
     client_key_path: str = ""
     client_chain_path: str = ""

@@ -1,9 +1,9 @@
 """How a stream ended, sorted as the reference sorts it for its log level and its counters."""
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import grpc
+import msgspec
 
 _UNAVAILABLE_TEXTS: Final = (
     "client disconnected",
@@ -25,8 +25,7 @@ _ANY_TEXTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """The status that ended a stream."""
 
     code: grpc.StatusCode

@@ -6,8 +6,9 @@ MB: that question goes to a short-lived process (`reflect_worker`).
 Source: github.com/grpc/grpc, doc/server-reflection.md.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+import msgspec
 
 from pilot_agent.wire import WireError, bytes_field, message, text_field, varint_field
 from pilot_agent.wire import fields as wire_fields
@@ -33,8 +34,7 @@ _KINDS: Final[dict[int, Kind]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """One ServerReflectionRequest."""
 
     kind: Kind

@@ -5,8 +5,9 @@ are sent again without version and nonce; what Envoy still says about responses 
 kept from the new one, but a change of subscription in it is not.
 """
 
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from pilot_agent.xds.envelope import SotwRequest, read_sotw_request, read_sotw_response
 
@@ -15,14 +16,14 @@ NONCES_KEPT: Final = 64
 """Responses of one type that Envoy has not answered yet; istiod waits for each answer, so one is usual."""
 
 
-@dataclass(slots=True)
-class _Type:
+class _Type(msgspec.Struct):
     asked: bytes  # the last request without node, version, nonce and error: type URL and names
     ever_named: bool  # names were given once, so that none means unsubscribed, no longer "all"
     names: bool  # names are given now
     version_info: str = ""  # of the last response that Envoy accepted
     is_told: bool = True  # this leg has had a request for the type
-    nonces: list[str] = field(default_factory=list)  # of this leg, oldest first; the last accepted stays
+    # Of this leg, oldest first; the last accepted stays.
+    nonces: list[str] = msgspec.field(default_factory=list)
 
     @property
     def is_wanted(self) -> bool:

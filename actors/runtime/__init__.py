@@ -1,0 +1,1 @@
+"""How actors live in processes of their own: channels, notebooks, supervision, workers."""
