@@ -3,9 +3,10 @@
 import queue
 import threading
 from collections.abc import Callable
-from msgspec.structs import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from actors.downstream_xds import DownstreamXdsActor
 from actors.messages.control import PeerRestarted
