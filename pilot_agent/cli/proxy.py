@@ -6,6 +6,7 @@ can begin; and `actors.tree`, which imports gRPC, comes last.
 """
 
 import os
+import signal
 from typing import TYPE_CHECKING, Final
 
 from pilot_agent.cli.command import Invocation
@@ -34,6 +35,8 @@ def run(invocation: Invocation) -> int:
     Raises:
         CliError: it cannot start so; nothing was started or written then.
     """
+    _end_by_sigterm_from_now_on()
+    _end_at_once_on_signals()
     values = invocation.values
     configure_logging(values)
     _log_start(values)
@@ -48,6 +51,17 @@ def run(invocation: Invocation) -> int:
         for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
             _log.warn(warning)
     return _run_tree(settings, prestarted)
+
+
+def _end_at_once_on_signals() -> None:
+    """Let SIGTERM end a start with 0: nothing has been started or written that would outlive this process.
+
+    Without it the status would be that of a killed process, and as process 1 of a container the signal
+    would be lost. The supervisor puts its own handlers in their place.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a restart is wanted, and this is a start
 
 
 def before_heavy_imports(environment: Environment) -> "tuple[Prestarted, ...]":
@@ -65,6 +79,17 @@ def before_heavy_imports(environment: Environment) -> "tuple[Prestarted, ...]":
     from pilot_agent.security.workers import WORKERS  # noqa: PLC0415
 
     return (prestart("key", WORKERS["key"], encode(KeyParameters.read(environment))),)
+
+
+def _end_by_sigterm_from_now_on() -> None:
+    """As process 1, end by SIGTERM and SIGINT until the supervisor takes them over.
+
+    The kernel gives process 1 no default action: a pod that is deleted while its agent starts would wait
+    for its whole grace period.
+    """
+    if os.getpid() == 1:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def _log_start(values: Values) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,18 @@ def test_a_process_that_began_early_does_not_outlive_a_start_that_failed(tmp_pat
         lambda: not any(_points_to(path, tmp_path) for path in Path("/proc").glob("[0-9]*/cwd")),
         what="the end of every process",
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it_at_once_with_0(number: int, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mesh")  # nobody writes into it: the start waits there
+    words = [sys.executable, str(PROGRAM), "proxy", "--meshConfig", "mesh"]
+    with subprocess.Popen(words, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as agent:
+        assert agent.stdout is not None
+        assert any("Version" in line for line in agent.stdout)
+        agent.send_signal(signal.SIGHUP)
+        agent.send_signal(number)
+        assert agent.wait(10) == 0
 
 
 def _points_to(path: Path, folder: Path) -> bool:
