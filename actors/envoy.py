@@ -212,6 +212,7 @@ class EnvoyActor(RuntimeActor):
             case model.Count():
                 self.context.count(action.name, reason=action.reason)
             case model.EndAgent():
+                self._launchpad.remove_own()
                 self.context.tell_supervisor(EndAgent(reason=action.reason, exit_status=action.exit_status))
             case model.Fail():
                 self.context.fatal(action.reason)

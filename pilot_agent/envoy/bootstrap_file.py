@@ -3,8 +3,17 @@
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 import msgspec
+
+_STALE: Final = (
+    "envoy-rev[0-9]*.json",
+    "envoy-rev[0-9]*.yaml",
+    ".envoy-rev*.[0-9]*",
+    ".hr-base-ids.[0-9]*",
+    ".pilot-agent-[0-9]*",
+)
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +96,8 @@ def remove(path: str, link: str | None = None) -> None:
 
 
 def remove_stale(directory: str) -> None:
-    """Remove the numbered files of an earlier agent, whose Envoys have all ended."""
-    for pattern in ("envoy-rev[0-9]*.json", "envoy-rev[0-9]*.yaml"):
+    """Remove the numbered files of an agent whose Envoys have all ended, and the drafts of one killed."""
+    for pattern in _STALE:
         for stale in Path(directory).glob(pattern):
             with contextlib.suppress(OSError):
                 stale.unlink()

@@ -1,5 +1,6 @@
 """Everything that must be in place before an Envoy is spawned, and that is removed after its end."""
 
+import contextlib
 import os
 import re
 import socket
@@ -58,6 +59,15 @@ class Launchpad:
         dead = self.shared_files.remove_dead()
         if dead:
             _log.info(f"removed hot restart files of {len(dead)} ended Envoy base ids")
+
+    def remove_own(self) -> None:
+        """Remove what is left when the agent ends: no state tells of what was just being prepared."""
+        bootstrap_file.remove_stale(self._options.config_path)
+        self.shared_files.remove_dead()
+        newest = self._path(None)
+        if newest != self._options.custom_config_file:
+            with contextlib.suppress(OSError):
+                os.unlink(newest)  # noqa: PTH108  # a path, as all of them here
 
     def prepare(self, wanted: Generation, *, validate: bool) -> Prepared:
         """Put in place what `wanted` lacks. Blocks: files, and with `validate` a run of Envoy."""

@@ -299,6 +299,21 @@ def test_a_quit_while_the_supervisor_holds_the_spawn_back_leaves_no_envoy(make: 
     wait_for(lambda: rig.files() == [], what="the late Envoy's files being gone")
 
 
+def test_a_quit_while_the_first_envoy_is_prepared_leaves_no_file(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+
+    def asked_to_quit_meanwhile(*arguments: object, **more: int | None) -> bytes:
+        rig.say(Quit(deadline_s=30.0))
+        return rig.render(*arguments, **more)
+
+    monkeypatch.setattr(launch, "render", asked_to_quit_meanwhile)
+    assert rig.start().await_end().exit_status == 0
+    assert rig.files() == []
+    assert rig.supervisor.spawned == []
+
+
 def test_with_zero_active_connections_the_end_comes_without_the_drain_period(make: Make) -> None:
     rig = make(exit_on_zero_active_connections=True, minimum_drain_s=0.2, termination_drain_s=60.0)
     live(rig.start())

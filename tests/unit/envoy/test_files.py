@@ -111,9 +111,10 @@ def test_the_plain_name_links_to_the_newest_and_goes_with_it(folder: Path) -> No
     bootstrap_file.remove("envoy-rev1.json", "envoy-rev.json")  # gone already: no error
 
 
-def test_numbered_files_of_an_earlier_agent_are_removed_and_nothing_else(folder: Path) -> None:
+def test_numbered_files_and_drafts_of_an_earlier_agent_are_removed_and_nothing_else(folder: Path) -> None:
     kept = ["envoy-rev.json", "envoy-revised.json", "grpc-bootstrap.json"]
-    for name in (*kept, "envoy-rev0.json", "envoy-rev17.json", "envoy-rev3.yaml"):
+    drafts = [".envoy-rev0.json.17", ".envoy-rev.json.17", ".hr-base-ids.17", ".pilot-agent-17"]
+    for name in (*kept, *drafts, "envoy-rev0.json", "envoy-rev17.json", "envoy-rev3.yaml"):
         Path(name).touch()
     bootstrap_file.remove_stale(".")
     assert names(".") == sorted(kept)
