@@ -23,24 +23,29 @@ def agent_for(
     istiod: Istiod,
     directory: Path,
     *,
+    role: str = "sidecar",
+    account: str = ACCOUNT,
     discovery: str = "",
     environment: Mapping[str, str] | None = None,
     proxy_config: Mapping[str, Any] | None = None,  # Any: JSON
 ) -> RealAgent:
-    """Return a sidecar's agent that is provisioned like a pod and not started yet.
+    """Return an agent that is provisioned like a pod and not started yet.
 
     Args:
         istiod: Its CA and, unless `discovery` names another address, its control plane.
         directory: Its working directory.
+        role: "sidecar" or "router".
+        account: Its service account.
         discovery: host:port of the control plane.
         environment: Further variables.
         proxy_config: Further members of ProxyConfig.
     """
-    istiod.provision(directory, "default", ACCOUNT)
+    istiod.provision(directory, "default", account)
     return RealAgent(
         directory,
         discovery=discovery or istiod.address,
-        account=ACCOUNT,
+        role=role,
+        account=account,
         environment=_ISTIOD_SAN | dict(environment or {}),
         proxy_config=proxy_config,
     )

@@ -7,8 +7,13 @@ import select
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Final
+
+from pilot_agent.log import get_logger
+
+_log = get_logger()
 
 Callback = Callable[[], None]
 
@@ -70,11 +75,19 @@ class Loop:
         wait_s = max(self._due[0][0] - time.monotonic(), 0.0) if self._due else 60.0
         for descriptor, events in self._poll.poll(wait_s * 1000 + (1 if wait_s else 0)):
             if events & select.POLLOUT and descriptor in self._writers:
-                self._writers[descriptor]()
+                _guarded(self._writers[descriptor])
             if events & ~select.POLLOUT and descriptor in self._readers:
-                self._readers[descriptor]()
+                _guarded(self._readers[descriptor])
         while self._due and self._due[0][0] <= time.monotonic():
-            heapq.heappop(self._due)[2]()
+            _guarded(heapq.heappop(self._due)[2])
+
+
+def _guarded(callback: Callback) -> None:
+    """Call back; an error costs this one event. The process that everything ends with must not end of it."""
+    try:
+        callback()
+    except Exception:  # noqa: BLE001  # see above
+        _log.error(f"supervisor: {traceback.format_exc().rstrip()}")
 
 
 def _only_wake(_number: int, _frame: object) -> None:

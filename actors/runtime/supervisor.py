@@ -118,17 +118,18 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         if self._phase >= Phase.QUITTING or child.running is not None:
             return
-        child.incarnation += 1
-        ours, theirs = seqpacket_pair()
-        pid = _fork()
-        if pid == 0:
-            live(self._birth(child, theirs))
-        os.close(theirs)
-        running = Running(pid, os.pidfd_open(pid), ControlEnd(ours), time.monotonic())
+        try:
+            running = self._forked(child)
+        except OSError as error:  # no descriptor, process or memory to be had: it is tried again for ever
+            child.failures += 1
+            delay_s = restart_delay_s(child.failures + 1)
+            _log.error(f"actor {child.spec.role} cannot be started: {error}; again in {delay_s:.2f} s")
+            self._loop.after(delay_s, lambda: self._start(child))
+            return
         child.running = running
         self._loop.on_readable(running.pidfd, self._reap)
         self._loop.on_readable(running.control.fileno(), lambda: self._read(child, running))
-        _log.debug(f"actor {child.spec.role} started", pid=pid, incarnation=child.incarnation)
+        _log.debug(f"actor {child.spec.role} started", pid=running.pid, incarnation=child.incarnation)
         if child.spec.role is Role.ENVOY:
             self._say(child, self._envoys.inventory())
             if self._phase is Phase.ENVOY_ENDING:
@@ -137,6 +138,31 @@ class Supervisor:
             for peer in self._family.values():
                 if peer is not child:
                     self._say(peer, said.PeerRestarted(role=child.spec.role, incarnation=child.incarnation))
+
+    def _forked(self, child: Child) -> Running:
+        """Fork the next incarnation.
+
+        Raises:
+            OSError: something that it needs cannot be had; nothing is left of the attempt.
+        """
+        ours, theirs = seqpacket_pair()
+        child.incarnation += 1
+        try:
+            pid = _fork()
+            if pid == 0:
+                live(self._birth(child, theirs))
+        except OSError:
+            child.incarnation -= 1
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        try:
+            return Running(pid, os.pidfd_open(pid), ControlEnd(ours), time.monotonic())
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # reaped as one that nobody knows
+            os.close(ours)
+            raise
 
     def _birth(self, child: Child, control: int) -> Birth:
         role = child.spec.role
@@ -228,7 +254,12 @@ class Supervisor:
 
     def _run_worker(self, child: Child, wish: said.RunWorker, descriptor: int) -> None:
         function = self._workers.get(wish.kind)
-        pid = _fork() if function is not None else -1
+        pid, problem = -1, f"worker kind got={wish.kind} expected=one of {sorted(self._workers)}"
+        if function is not None:
+            try:
+                pid = _fork()
+            except OSError as error:
+                problem = f"worker {wish.kind} cannot be started: {error}"
         if pid == 0:
             assert function is not None
             process.die_with_parent(self._pid)
@@ -238,7 +269,7 @@ class Supervisor:
             process.keep_secrets()
             serve_one(descriptor, function, limit_s=wish.timeout_s)
         if pid < 0:
-            _log.error(f"worker kind got={wish.kind} expected=one of {sorted(self._workers)}")
+            _log.error(problem)
             self._say(child, said.WorkerExited(worker_id=wish.worker_id, status=1 << 8))
             return
         self._worker_pids[pid] = (child.spec.role, wish.worker_id)

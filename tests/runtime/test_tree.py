@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -332,3 +333,15 @@ def test_a_freeze_of_the_whole_group_kills_nobody(tmp_path: Path) -> None:
     finally:
         tree.process.kill()
         tree.process.wait()
+
+
+def test_an_actor_that_cannot_be_forked_now_is_forked_when_it_can(tree: Tree) -> None:
+    old = tree.pid("health")
+    limits = resource.prlimit(tree.process.pid, resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path(f"/proc/{tree.process.pid}/fd").iterdir())
+    resource.prlimit(tree.process.pid, resource.RLIMIT_NOFILE, (highest - 8, limits[1]))
+    os.kill(old, signal.SIGKILL)
+    wait_for(lambda: "actor health cannot be started" in tree.text())
+    resource.prlimit(tree.process.pid, resource.RLIMIT_NOFILE, limits)
+    tree.reborn("health", old)
+    assert tree.process.poll() is None

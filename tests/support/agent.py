@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import psutil
 
+from pilot_agent.envoy.shared_files import SharedFiles
 from tests.support.real_envoy import envoy_path, free_ports, get
 from tests.support.waiting import wait_for
 
@@ -118,6 +119,7 @@ class RealAgent:
         for process in left:
             process.kill()
         assert not left, f"processes outlived the supervisor: {left}"
+        SharedFiles(str(self.directory / "etc/istio/proxy")).remove_dead()  # /dev/shm outlives the directory
 
     def quit(self, within_s: float = 15.0) -> int:
         """End it as kubelet would; return its exit status."""
