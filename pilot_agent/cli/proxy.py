@@ -35,7 +35,6 @@ def run(invocation: Invocation) -> int:
     Raises:
         CliError: it cannot start so; nothing was started or written then.
     """
-    _end_by_sigterm_from_now_on()
     _end_at_once_on_signals()
     values = invocation.values
     configure_logging(values)
@@ -79,17 +78,6 @@ def before_heavy_imports(environment: Environment) -> "tuple[Prestarted, ...]":
     from pilot_agent.security.workers import WORKERS  # noqa: PLC0415
 
     return (prestart("key", WORKERS["key"], encode(KeyParameters.read(environment))),)
-
-
-def _end_by_sigterm_from_now_on() -> None:
-    """As process 1, end by SIGTERM and SIGINT until the supervisor takes them over.
-
-    The kernel gives process 1 no default action: a pod that is deleted while its agent starts would wait
-    for its whole grace period.
-    """
-    if os.getpid() == 1:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, _: os._exit(128 + number))
 
 
 def _log_start(values: Values) -> None:
