@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lab.envoy_binary import find_envoy
@@ -45,7 +46,7 @@ def conditions() -> dict[str, str]:
     """Return what a reader must know to compare."""
     versions = (f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return {
-        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}".rstrip(),
+        "command": " ".join(["python -m", _program(), *sys.argv[1:]]),
         "cpus": str(len(os.sched_getaffinity(0))),
         "load": load(),
         "kernel": platform.release(),
@@ -53,6 +54,11 @@ def conditions() -> dict[str, str]:
         "packages": ", ".join(versions),
         "envoy": str(find_envoy().stat().st_size) + " bytes",
     }
+
+
+def _program() -> str:
+    name = Path(sys.argv[0]).stem
+    return "benchmarks" if name == "__main__" else f"benchmarks.{name}"
 
 
 def load() -> str:
