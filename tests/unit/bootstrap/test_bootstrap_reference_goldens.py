@@ -1,4 +1,9 @@
-"""The reference's own golden files, where a copy of them lies beside this repository."""
+"""The reference's own golden files, where the variable PILOT_AGENT_REFERENCE_GOLDENS names a folder of them.
+
+They are the reference's and not copied here. A case is a pair: `NAME.case.json` (options, environment and
+ProxyConfig of one of the reference's unit tests; its member `golden` names the other file) and the bootstrap
+that the test expects.
+"""
 
 import json
 import os
@@ -15,15 +20,16 @@ from pilot_agent.proxyconfig import Loaded, Node, ProxyConfig, ProxyFlags
 from tests.support.bootstrap_golden import differences
 
 
-def _folder() -> Path:
-    default = Path(__file__).parents[3].parent / "shared"
-    return Path(os.environ.get("PILOT_AGENT_SHARED", default)) / "data" / "bootstrap-goldens" / "unit"
+VARIABLE = "PILOT_AGENT_REFERENCE_GOLDENS"
+CASES = sorted(Path(os.environ[VARIABLE]).glob("*.case.json")) if VARIABLE in os.environ else []
 
 
-CASES = sorted(_folder().glob("*.case.json")) if _folder().is_dir() else []
+@pytest.mark.skipif(VARIABLE not in os.environ, reason=f"{VARIABLE} names no folder of golden files")
+def test_the_named_folder_has_cases() -> None:
+    assert CASES
 
 
-@pytest.mark.skipif(not CASES, reason="the reference's golden files are not here (PILOT_AGENT_SHARED)")
+@pytest.mark.skipif(not CASES, reason=f"no golden files of the reference, see {VARIABLE}")
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.name.removesuffix(".case.json"))
 def test_the_document_is_the_reference_s(path: Path) -> None:
     case = json.loads(path.read_text(encoding="utf-8"))
