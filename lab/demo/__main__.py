@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="bin/demo", description="Shows pilot-agent at work on this machine."
     )
     parser.add_argument("--once", action="store_true", help="end after the last step; 0 only if all held")
-    parser.add_argument("--port-shift", type=int, default=0, metavar="N", help="add N to every port")
+    parser.add_argument(
+        "--port-shift", type=int, default=0, metavar="N", help="add N to every port, 1000 for example"
+    )
     options = parser.parse_args(arguments)
     stage = Stage(port_shift=options.port_shift)
     proxies = (stage.router.proxy, stage.sidecar.proxy)

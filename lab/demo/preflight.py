@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from lab.envoy_binary import EnvoyMissingError, find_envoy
 
@@ -31,10 +30,14 @@ def _envoy() -> Iterator[str]:
 
 
 def _ports(ports: Mapping[int, str]) -> Iterator[str]:
+    impossible = [port for port in ports if not 0 < port < 1 << 16]
+    if impossible:
+        yield f"port {max(impossible, key=abs)} does not exist: take a smaller --port-shift"
+        return
     taken = [f"{port} ({purpose})" for port, purpose in sorted(ports.items()) if not _is_free(port)]
     if taken:
         noun = "port" if len(taken) == 1 else "ports"
-        yield f"{noun} {', '.join(taken)} taken: free them, or move all with bin/demo --port-shift 1000"
+        yield f"{noun} {', '.join(taken)} taken: free them, or move all, as with bin/demo --port-shift 1000"
 
 
 def _is_free(port: int) -> bool:
@@ -45,10 +48,6 @@ def _is_free(port: int) -> bool:
             try:
                 probe.bind((host, port))
                 probe.listen(1)
-            except (OSError, OverflowError):
+            except OSError:
                 return False
     return True
-
-
-def envoy() -> Path:
-    return find_envoy()

@@ -19,7 +19,6 @@ from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Loaded, Node, ProxyConfig, ProxyFlags
 from tests.support.bootstrap_golden import differences
 
-
 VARIABLE = "PILOT_AGENT_REFERENCE_GOLDENS"
 CASES = sorted(Path(os.environ[VARIABLE]).glob("*.case.json")) if VARIABLE in os.environ else []
 

@@ -63,6 +63,12 @@ def test_a_port_taken_on_all_addresses_counts_too() -> None:
         assert any(f"port {port} (x) taken" in line for line in preflight.complaints({port: "x"}))
 
 
+@pytest.mark.parametrize("port", [-920, 0, 65_536, 76_090])
+def test_a_port_that_does_not_exist_is_not_called_taken(port: int) -> None:
+    (line,) = preflight.complaints({port: "x", 8080: "gateway"})
+    assert line == f"port {port} does not exist: take a smaller --port-shift"
+
+
 def test_a_missing_envoy_ends_the_demo_with_one_line_before_anything_starts(tmp_path: Path) -> None:
     done = run_demo({"DEMO_PYTHON": sys.executable, "ENVOY": str(tmp_path / "none")})
     assert done.returncode == 1
