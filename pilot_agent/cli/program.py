@@ -15,6 +15,7 @@ from pilot_agent.cli.registry import root_command
 from pilot_agent.cli.resolve import resolve
 
 _ERROR_STATUS: Final = 255
+_REPAIR: Final = "install it with pip (a checkout: python3 -m venv .venv && .venv/bin/pip install -e .)"
 _CRASH_STATUS: Final = 2  # what a Go program that panics ends with
 
 
@@ -30,7 +31,7 @@ def run_program(words: Sequence[str]) -> int:
     except OutputClosedError:
         return SIGPIPE_STATUS
     except ModuleNotFoundError as error:
-        _report(CliError(f"this installation is not whole: {error}"))
+        _report(CliError(f"this installation is not whole: {error}; {_REPAIR}"))
         return _ERROR_STATUS
     except Exception:  # noqa: BLE001  # the process ends here
         return _report_crash()
