@@ -29,6 +29,8 @@ class Spread:
         return cls(median=statistics.median(values), low=min(values), high=max(values), count=len(values))
 
     def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.median:.4g}"
         return f"{self.median:.4g} ({self.low:.4g} to {self.high:.4g}, n={self.count})"
 
 

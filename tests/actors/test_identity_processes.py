@@ -1,19 +1,17 @@
 """The two identity actors as real processes with real workers, killed in the middle of their work."""
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pilot_agent.security.options import TOKEN
 from tests.support import identity_tree
+from tests.support.process_tree import kill_actor, quit_tree
 from tests.support.sds_client import SdsClient
 from tests.support.small_ca import SmallCa, provision, running
 from tests.support.waiting import wait_for
@@ -39,29 +37,10 @@ class Tree:
         wait_for(lambda: self.process.poll() is not None or Path(SOCKET).exists(), what="the socket")
 
     def kill(self, role: str) -> None:
-        """SIGKILL the actor's process and wait until another one has its place."""
-        old = wait_for(lambda: self._pid(role), what=role)
-        os.kill(old, signal.SIGKILL)
-        wait_for(lambda: self._pid(role) not in (None, old), what=f"a new {role}")
-
-    def _pid(self, role: str) -> int | None:
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if any(role in part for part in child.cmdline()[:1]):
-                    return child.pid
-        return None
+        kill_actor(self.process.pid, role)
 
     def quit(self) -> str:
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            psutil.wait_procs(family, timeout=5)
+        quit_tree(self.process)
         return self.log.read_text(errors="replace")
 
 

@@ -1,19 +1,16 @@
 """The two halves of the xDS path as real processes, killed in the middle of their work."""
 
-import contextlib
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import psutil
 import pytest
 
 from tests.support import xds_tree
 from tests.support.fake_istiod import EnvoyClient, FakeIstiod
+from tests.support.process_tree import kill_actor, quit_tree
 from tests.support.waiting import wait_for
 from tests.support.xds_messages import CDS, EDS, ack, asked, request, response
 
@@ -34,31 +31,12 @@ class Tree:
         return self.clients[-1]
 
     def kill(self, role: str) -> None:
-        """SIGKILL the actor's process and wait until another one has its place."""
-        old = wait_for(lambda: self._pid(role), what=role)
-        os.kill(old, signal.SIGKILL)
-        wait_for(lambda: self._pid(role) not in (None, old), what=f"a new {role}")
-
-    def _pid(self, role: str) -> int | None:
-        for child in psutil.Process(self.process.pid).children():
-            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie has no command line
-                if any(role in part for part in child.cmdline()):
-                    return child.pid
-        return None
+        kill_actor(self.process.pid, role)
 
     def quit(self) -> None:
         for client in self.clients:
             client.close()
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            psutil.wait_procs(family, timeout=5)
+        quit_tree(self.process)
 
 
 @pytest.fixture
