@@ -24,12 +24,6 @@ def reborn(world: World, role: str, old: int) -> float:
     return (time.monotonic() - begin_s) * 1000
 
 
-def more(load: Load, count: int = 50) -> None:
-    """Return when so many more requests were answered."""
-    sent = load.sent
-    wait_for(lambda: load.sent > sent + count, what="more requests")
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_no_request_fails_when_this_actor_is_killed(world: World, role: str) -> None:
     envoy = [process.pid for process in world.sidecar.envoys()]
@@ -39,7 +33,7 @@ def test_no_request_fails_when_this_actor_is_killed(world: World, role: str) -> 
             old = world.sidecar.actor_pid(role)
             os.kill(old, signal.SIGKILL)
             assert reborn(world, role, old) < 1000
-            more(load)
+            load.wait_more()
         assert world.sidecar.is_ready()
     assert load.failures == []
     assert [process.pid for process in world.sidecar.envoys()] == envoy
@@ -71,7 +65,7 @@ def test_killed_all_at_once_nothing_is_dropped_and_envoys_stay(world: World) -> 
         for role, pid in pids.items():
             reborn(world, role, pid)
         wait_for(world.sidecar.is_ready, what="being ready again")
-        more(load)
+        load.wait_more()
     assert load.failures == []
     assert [process.pid for process in world.sidecar.envoys()] == envoy
 

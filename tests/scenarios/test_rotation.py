@@ -24,8 +24,7 @@ def test_a_rotation_moves_envoy_to_the_new_certificate_and_epoch_without_a_faile
         wait_for(lambda: agent.restart_epoch() >= 1, within_s=20, what="epoch 1")
         wait_for(lambda: len(agent.envoys()) == 1, within_s=30, what="the end of the old epoch")
         assert agent.is_ready()
-        sent = load.sent
-        wait_for(lambda: load.sent > sent + 100, what="more requests")
+        load.wait_more(100)
     assert load.failures == []
 
 
@@ -39,8 +38,7 @@ def test_with_policy_sds_a_rotation_is_a_push_alone(world: World) -> None:
     serial = agent.serial()
     with Load(world.port, "/productpage") as load:
         wait_for(lambda: agent.serial() != serial, within_s=20, what="a new serial number")
-        sent = load.sent
-        wait_for(lambda: load.sent > sent + 50, what="more requests")
+        load.wait_more()
     assert load.failures == []
     assert [process.pid for process in agent.envoys()] == [envoy.pid]
     assert "--disable-hot-restart" in envoy.cmdline()

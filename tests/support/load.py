@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import wait_for
+
 
 @dataclass(slots=True)
 class Tally:
@@ -40,6 +42,11 @@ class Load:
         self._ending.set()
         for thread in self._threads:
             thread.join(15)
+
+    def wait_more(self, count: int = 50, *, within_s: float = 10.0) -> None:
+        """Return when so many more requests were answered."""
+        wanted = self.sent + count
+        wait_for(lambda: self.sent >= wanted, within_s=within_s, what=f"{count} more requests")
 
     @property
     def sent(self) -> int:
