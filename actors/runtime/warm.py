@@ -38,4 +38,13 @@ def prepare() -> None:
         if name not in sys.modules:
             sys.modules[name] = _Placeholder(name)
     for name in _USED_LATER:
+        _import_if_there(name)
+
+
+def _import_if_there(name: str) -> None:
+    """Import an inner module of a library; a release that has it no longer costs memory, not the start."""
+    try:
         importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:  # the library itself is missing
+            raise
