@@ -99,7 +99,7 @@ def _by_kind(dump: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:1]) + (", …" if len(names) > 1 else "")
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]}, …"
 
 
 def _reviews_pod(stage: Stage) -> str:
