@@ -1,6 +1,7 @@
 """Prometheus' text format, number by number and line by line."""
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pilot_agent.status.catalogue import FAMILIES
 from pilot_agent.status.exposition import Sample, go_float, render, series
@@ -81,14 +82,13 @@ def test_label_values_are_escaped() -> None:
 
 
 def test_an_independent_parser_reads_the_page() -> None:
-    parser = pytest.importorskip("prometheus_client.parser")
     page = render(
         [
             Sample(series='scrape_failures_total{type="envoy"}', value=2),
             Sample(series="scrapes_total", value=7),
         ]
     )
-    families = {family.name: family for family in parser.text_string_to_metric_families(page.decode())}
+    families = {family.name: family for family in text_string_to_metric_families(page.decode())}
     assert families["istio_agent_scrapes"].samples[0].value == 7
     assert families["istio_agent_scrape_failures"].samples[0].labels == {"type": "envoy"}
 
