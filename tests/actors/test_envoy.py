@@ -238,8 +238,12 @@ def test_after_a_failed_epoch_the_next_one_overlaps_and_the_admin_port_comes_bac
         assert rig.base_id(3) == rig.base_id(2)
         assert rig.heard(EpochStarted)[-1].admin_port == rig.admin_port
         assert get(rig.admin_port, "/ready")[1] == "LIVE\n"
-    assert load.answers > 0
-    assert load.failures == []
+    # The failed epoch took the old one's admin port away, so the old one cannot be drained: what waits in
+    # its accept queue at its end is reset. Everything else is served.
+    resets = [failure for failure in load.failures if "ConnectionResetError" in failure]
+    assert load.answers > 100
+    assert load.failures == resets
+    assert len(resets) <= 2
     finished(rig)
 
 
