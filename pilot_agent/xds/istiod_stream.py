@@ -201,7 +201,6 @@ class IstiodStream:
         except DialError as error:
             return self._dial_failed(error)
         try:
-            self._log_when_connected(connection.channel)
             leg.call = connection.start(self.variant, self._outgoing(leg))
             if leg.over.is_set():
                 leg.call.cancel()
@@ -220,8 +219,14 @@ class IstiodStream:
             _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
 
     def _read(self, leg: _Leg) -> Outcome:
-        """Pass istiod's responses on until the stream ends."""
+        """Pass istiod's responses on until the stream ends.
+
+        "connected" is said at the first of them: gRPC's watch of a channel (`subscribe`) would tell it
+        earlier, but its thread dies with an error when the channel is closed at the wrong moment.
+        """
         for body in leg.call:
+            if not leg.was_served:
+                _log.info(f"connected to {self._kind}upstream XDS server: {self._address}", id=self.name)
             leg.was_served = True
             goes_to_envoy = self._dispatch(leg, body)
             is_big = len(body) >= memory.BIG_BYTES
@@ -317,15 +322,6 @@ class IstiodStream:
             _log.warn(f"upstream terminated with unexpected error {outcome}", id=self.name)
         else:
             _log.debug(f"upstream terminated with status {outcome}", id=self.name)
-
-    def _log_when_connected(self, channel: grpc.Channel) -> None:
-        def changed(state: grpc.ChannelConnectivity) -> None:
-            if state is grpc.ChannelConnectivity.READY:
-                channel.unsubscribe(changed)
-                text = f"connected to {self._kind}upstream XDS server: {self._address}"
-                _log.info(text, id=self.name)
-
-        channel.subscribe(changed)
 
     def _log_request(self, body: bytes) -> None:
         if self.variant == "sotw":
