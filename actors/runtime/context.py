@@ -32,7 +32,7 @@ class Notebook(Protocol):
     """The actor's memory that outlives it; never on a disk."""
 
     def save(self, state: object) -> None:
-        """Keep `state` (a frozen dataclass that msgspec encodes) instead of what was kept."""
+        """Keep `state` (a frozen struct that msgspec encodes) instead of what was kept."""
 
     def restore(self, state_type: type[M]) -> M | None:
         """Return what was saved last; None when there is nothing, or it is of another type or version."""
@@ -100,7 +100,7 @@ class Context(Protocol):
         """Set a gauge of this process."""
 
     def settings(self, settings_type: type[M]) -> M:
-        """Return the one settings object of this type (a topic's frozen dataclass)."""
+        """Return the one settings object of this type (a topic's frozen struct)."""
 
 
 class Actor(Protocol):

@@ -147,10 +147,11 @@ class Supervisor:
         """
         ours, theirs = seqpacket_pair()
         child.incarnation += 1
+        birth = self._birth(child, theirs)  # here: a child that errs before `live` would be a supervisor
         try:
             pid = _fork()
             if pid == 0:
-                live(self._birth(child, theirs))
+                live(birth)
         except OSError:
             child.incarnation -= 1
             os.close(ours)
@@ -261,13 +262,16 @@ class Supervisor:
             except OSError as error:
                 problem = f"worker {wish.kind} cannot be started: {error}"
         if pid == 0:
-            assert function is not None
-            process.die_with_parent(self._pid)
-            process.child_signals()
-            process.close_all_but({descriptor, *sink_descriptors()})
-            process.name_process(f"pa-work-{wish.kind}")
-            process.keep_secrets()
-            serve_one(descriptor, function, limit_s=wish.timeout_s)
+            try:
+                assert function is not None
+                process.die_with_parent(self._pid)
+                process.child_signals()
+                process.close_all_but({descriptor, *sink_descriptors()})
+                process.name_process(f"pa-work-{wish.kind}")
+                process.keep_secrets()
+                serve_one(descriptor, function, limit_s=wish.timeout_s)
+            finally:
+                os._exit(1)  # whatever went wrong: a child must not go on as a second supervisor
         if pid < 0:
             _log.error(problem)
             self._say(child, said.WorkerExited(worker_id=wish.worker_id, status=1 << 8))
