@@ -76,6 +76,8 @@ class SotwStream(_Base):
     def receive(self, request: Request, snapshot: Snapshot, version: str) -> tuple[Verdict, list[Outgoing]]:
         assert isinstance(request, discovery_pb2.DiscoveryRequest)
         watch, names = self._watches.get(request.type_url), frozenset(request.resource_names)
+        if not names and request.type_url not in WILDCARD:
+            return self._unsubscribe(request, watch), []
         if watch is None or not request.response_nonce:
             return "subscribe", self._subscribe(request.type_url, names, snapshot, version)
         if not watch.settle(request.response_nonce):
@@ -103,6 +105,15 @@ class SotwStream(_Base):
         if type_url in snapshot.verbatim:
             return [_verbatim(snapshot, type_url, watch, discovery_pb2.DiscoveryResponse())]
         return self._answer(type_url, watch, snapshot, version)
+
+    def _unsubscribe(self, request: discovery_pb2.DiscoveryRequest, watch: _Watch | None) -> Verdict:
+        """Forget the type, as istiod does whatever the nonce: the next names are a first request again."""
+        self._watches.pop(request.type_url, None)
+        if watch is None or not request.response_nonce:
+            return "subscribe"
+        if not watch.settle(request.response_nonce):
+            return "stale"
+        return "nack" if request.HasField("error_detail") else "ack"
 
     def _push_due(self, type_url: str, watch: _Watch, snapshot: Snapshot, version: str) -> list[Outgoing]:
         if not watch.push_due or not self._changed(type_url, watch, snapshot):

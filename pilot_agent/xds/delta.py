@@ -1,10 +1,9 @@
 """What Envoy asked for and holds on one incremental stream, so that a new upstream stream can be told.
 
-As in `sotw`, each upstream stream is a *leg* of Envoy's. A new leg starts with the subscriptions and,
-in `initial_resource_versions`, with the names of what Envoy may hold: so istiod itself reports what
-was removed while it was away. A version stands there only where Envoy is known to hold exactly that;
-where it is unsure (rejected, not answered yet, asked for again) the version is empty, and istiod
-sends the resource anew.
+A new leg (see `record`) starts with the subscriptions and, in `initial_resource_versions`, with the
+names of what Envoy may hold: so istiod itself reports what was removed while it was away. A version
+stands there only where Envoy is known to hold exactly that; where it is unsure (rejected, not answered
+yet, asked for again) the version is empty, and istiod sends the resource anew.
 """
 
 from typing import Final
@@ -13,6 +12,7 @@ import msgspec
 
 from pilot_agent.wire import bytes_field, message, text_field
 from pilot_agent.xds.envelope import DeltaRequest, read_delta_request, read_delta_response
+from pilot_agent.xds.record import Record
 
 _NODE, _TYPE_URL, _SUBSCRIBE, _UNSUBSCRIBE, _INITIAL = 1, 2, 3, 4, 5
 _WILDCARD: Final = b"*"
@@ -40,42 +40,21 @@ class _Type(msgspec.Struct):
     def is_wanted(self) -> bool:
         return self.wildcard or bool(self.names)
 
+    def lose_leg(self) -> None:
+        for sent in self.unanswered.values():
+            self.held.update(dict.fromkeys((*sent.versions, *sent.removed), _UNSURE))
+        self.unanswered.clear()
+        self.last_nonce = ""
+
     def wants(self, name: bytes) -> bool:
         """Return whether Envoy keeps a resource of this name; it ignores what it did not ask for."""
         return self.wildcard or name in self.names
 
 
-class DeltaSubscriptions:
+class DeltaSubscriptions(Record[_Type]):
     """The record of one stream; not thread-safe."""
 
-    def __init__(self) -> None:
-        self.node = b""  # the node field of Envoy's first request, with its tag
-        self.types: dict[str, _Type] = {}  # in the order in which Envoy asked
-        self._legs = 0
-        self._leg_has_node = False
-
-    def next_leg(self) -> list[bytes]:
-        """Begin a new upstream stream; return the requests that restore Envoy's subscriptions on it."""
-        self._legs += 1
-        self._leg_has_node = False
-        for each in self.types.values():
-            for sent in each.unanswered.values():
-                each.held.update(dict.fromkeys((*sent.versions, *sent.removed), _UNSURE))
-            each.unanswered.clear()
-            each.last_nonce = ""
-            each.is_told = each.is_wanted
-        return [
-            self._with_node(_first_request(type_url, each), has_node=False)
-            for type_url, each in self.types.items()
-            if each.is_wanted
-        ]
-
     def request(self, body: bytes) -> bytes | None:
-        """Note a request of Envoy's; return what goes upstream: `body` itself, another one, or None.
-
-        Raises:
-            WireError: `body` is no DeltaDiscoveryRequest.
-        """
         seen = read_delta_request(body)
         if seen.has_node and not self.node:
             self.node = seen.spans.encoded(_NODE)
@@ -97,27 +76,30 @@ class DeltaSubscriptions:
         return self._with_node(body, has_node=seen.has_node)
 
     def response(self, body: bytes) -> None:
-        """Note a response of this leg that goes to Envoy.
-
-        Raises:
-            WireError: `body`, or a resource in it, is malformed.
-        """
         seen = read_delta_response(body)
         known = self.types.get(seen.type_url)
         if known is not None and seen.nonce:
             known.unanswered[seen.nonce] = _Sent(seen.versions(), seen.removed)
 
+    def _first_request(self, type_url: str, known: _Type) -> bytes:
+        names = tuple(known.names)
+        if known.wildcard and (names or not known.legacy_wildcard):
+            names = (_WILDCARD, *names)
+        return message(
+            text_field(_TYPE_URL, type_url),
+            *(bytes_field(_SUBSCRIBE, name) for name in names),
+            *(
+                bytes_field(_INITIAL, message(bytes_field(1, name), bytes_field(2, version)))
+                for name, version in known.held.items()
+                if known.wants(name)  # a name that stands here counts as subscribed with istiod
+            ),
+        )
+
     def _is_stale(self, seen: DeltaRequest, known: _Type) -> bool:
         nonce = seen.response_nonce
-        return self._legs > 1 and bool(nonce) and nonce not in known.unanswered and nonce != known.last_nonce
-
-    def _with_node(self, body: bytes, *, has_node: bool) -> bytes:
-        """Return `body`, with the node before it if this leg has not had one."""
-        if self._leg_has_node or has_node or not self.node:
-            self._leg_has_node = self._leg_has_node or has_node
-            return body
-        self._leg_has_node = True
-        return self.node + body
+        if not self._is_resumed or not nonce:
+            return False
+        return nonce not in known.unanswered and nonce != known.last_nonce
 
 
 def _first_seen(seen: DeltaRequest) -> _Type:
@@ -132,7 +114,7 @@ def _answered(known: _Type, seen: DeltaRequest) -> None:
         return
     known.last_nonce = seen.response_nonce
     if seen.is_nack:  # it may have taken a part
-        known.held.update(dict.fromkeys(sent.versions, _UNSURE))
+        known.held.update(dict.fromkeys((*sent.versions, *sent.removed), _UNSURE))
         return
     known.held.update({name: version for name, version in sent.versions.items() if known.wants(name)})
     for name in sent.removed:
@@ -170,21 +152,6 @@ def _doubt(known: _Type, name: bytes) -> None:
     for sent in known.unanswered.values():
         if name in sent.versions:
             sent.versions[name] = _UNSURE
-
-
-def _first_request(type_url: str, known: _Type) -> bytes:
-    names = tuple(known.names)
-    if known.wildcard and (names or not known.legacy_wildcard):
-        names = (_WILDCARD, *names)
-    return message(
-        text_field(_TYPE_URL, type_url),
-        *(bytes_field(_SUBSCRIBE, name) for name in names),
-        *(
-            bytes_field(_INITIAL, message(bytes_field(1, name), bytes_field(2, version)))
-            for name, version in known.held.items()
-            if known.wants(name)  # a name that stands here counts as subscribed with istiod
-        ),
-    )
 
 
 def _only_the_change(seen: DeltaRequest) -> bytes:

@@ -64,6 +64,21 @@ def test_what_a_reconnecting_envoy_says_it_holds_is_remembered() -> None:
     assert pb.DeltaDiscoveryRequest.FromString(replayed).initial_resource_versions == {"a": "1", "b": ""}
 
 
+def test_what_a_rejected_response_removed_may_be_gone_so_its_version_is_not_claimed() -> None:
+    record = DeltaSubscriptions()
+    record.next_leg()
+    record.request(request("delta", CDS, node="n").SerializeToString())
+    for pushed, error in ((response("delta", CDS, "1", "1", a=b"", b=b""), ""), (removing("2", "a"), "bad")):
+        record.response(pushed.SerializeToString())
+        record.request(ack("delta", pushed, error=error).SerializeToString())
+    (replayed,) = record.next_leg()
+    assert pb.DeltaDiscoveryRequest.FromString(replayed).initial_resource_versions == {"a": "", "b": "1"}
+
+
+def removing(nonce: str, *names: str) -> pb.DeltaDiscoveryResponse:
+    return pb.DeltaDiscoveryResponse(type_url=CDS, nonce=nonce, removed_resources=names)
+
+
 def test_malformed_bytes_are_refused() -> None:
     with pytest.raises(WireError):
         DeltaSubscriptions().request(b"\xff")
