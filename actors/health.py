@@ -212,6 +212,7 @@ class HealthActor(RuntimeActor):
             command_envoy=lambda verb: self.context.send(Role.ENVOY, EnvoyCommand(verb=verb)),
             all_samples=self._samples,
             page=self._status_page,
+            arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
         )
         remember = functools.partial(self.context.tell_self, _Remember())
         pages = Pages(self.context.settings(StatusOptions), backend, self._counters, remember)
@@ -276,6 +277,7 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     command_envoy: Callable[[Literal["drain", "quit", "restart"]], None]
     all_samples: Callable[[], Iterable[Sample]]
     page: Callable[[], bytes]
+    arguments: Callable[[], bytes]
 
     def not_ready_because(self) -> str | None:
         return self.not_ready()
@@ -288,6 +290,9 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
 
     def status_json(self) -> bytes:
         return self.page()
+
+    def command_line(self) -> bytes:
+        return self.arguments()
 
 
 def _step(

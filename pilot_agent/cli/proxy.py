@@ -144,7 +144,7 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
             environment, loaded, istio_version=build_info().version, external_sds=security.external_sds
         ),
         xds,
-        StatusOptions.build(environment, config, node),
+        StatusOptions.build(environment, config, node, profiling=flags.profiling),
         health,
         EnvoyOptions.build(environment, config, node),
     )

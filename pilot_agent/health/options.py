@@ -28,7 +28,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
 
         Source: the reference's status server options and its health checker.
         """
-        ipv6 = _ipv6_mode(environment.string("INSTANCE_IP"), node.ip_addresses)
+        ipv6 = ipv6_mode(environment.string("INSTANCE_IP"), node.ip_addresses)
         legacy = environment.boolean("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", default=False)
         probe = ReadinessProbe.parse(proxy_config.readiness_probe) if proxy_config.readiness_probe else None
         capture = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
@@ -44,7 +44,8 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _ipv6_mode(instance_ip: str, addresses: tuple[str, ...]) -> bool:
+def ipv6_mode(instance_ip: str, addresses: tuple[str, ...]) -> bool:
+    """Return whether Envoy's own loopback is `::1`, by `INSTANCE_IP` and the node's addresses."""
     instance = _parsed(instance_ip)
     if instance is not None and instance.version == 6 and not instance.is_link_local:
         return True

@@ -4,7 +4,7 @@ The protocol is h11's part (pure Python, 1.2 MB once for all processes that are 
 import), sockets and limits are ours.
 """
 
-from pilot_agent.http.client import Exchange, Response, fetch, open_exchange
+from pilot_agent.http.client import Exchange, Response, exchange_on, fetch, open_exchange
 from pilot_agent.http.dial import Dialing
 from pilot_agent.http.errors import (
     ConnectError,
@@ -28,6 +28,7 @@ __all__ = [
     "Response",
     "ResponseTooLargeError",
     "as_url_error",
+    "exchange_on",
     "fetch",
     "open_exchange",
     "url_of",

@@ -55,6 +55,10 @@ class Exchange:
         """Return the first value of the header `name` (in lower case)."""
         return _first(self.headers, name)
 
+    def within(self, timeout_s: float | None) -> None:
+        """Give what is still to come a time limit of its own, instead of the whole call's."""
+        self._deadline = Deadline(timeout_s)
+
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives, at most 64 KiB at once.
 
@@ -130,10 +134,30 @@ def open_exchange(
     Raises:
         HttpError: no answer; the subclass tells why.
     """
-    protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT_BYTES)
-    request = _encoded(protocol, authority(host, port), method, target, body=body, headers=headers)
+    protocol, request = _encoded(authority(host, port), method, target, body=body, headers=headers)
     deadline = Deadline(timeout_s)
-    sock = connect(host, port, deadline, dialing)
+    return _on(connect(host, port, deadline, dialing), deadline, protocol, request)
+
+
+def exchange_on(
+    sock: socket.socket, deadline: Deadline, *, peer: str, method: str, target: str, headers: Headers = ()
+) -> Exchange:
+    """Send one request over a connected socket, which belongs to the exchange from now on.
+
+    `peer` is the value of `Host` where `headers` have none; the rest is as for `open_exchange`.
+
+    Raises:
+        HttpError: no answer; the socket is closed then.
+    """
+    try:
+        protocol, request = _encoded(peer, method, target, body=b"", headers=headers)
+    except BaseException:
+        sock.close()
+        raise
+    return _on(sock, deadline, protocol, request)
+
+
+def _on(sock: socket.socket, deadline: Deadline, protocol: h11.Connection, request: bytes) -> Exchange:
     try:
         _send(sock, request, deadline)
         return Exchange(sock, protocol, deadline)
@@ -223,8 +247,9 @@ def _hop(url: str, dialing: Dialing) -> tuple[str, int, str, Dialing]:
 
 
 def _encoded(
-    protocol: h11.Connection, peer: str, method: str, target: str, *, body: bytes, headers: Headers
-) -> bytes:
+    peer: str, method: str, target: str, *, body: bytes, headers: Headers
+) -> tuple[h11.Connection, bytes]:
+    """Return the protocol of a new connection, and the request as it is to be sent."""
     if not _TOKEN.fullmatch(method):
         raise ProtocolError(f'net/http: invalid method "{method}"')
     names = {name.lower() for name, _ in headers}
@@ -232,6 +257,7 @@ def _encoded(
     added += [] if "connection" in names else [("Connection", "close")]
     if (body or method in ("POST", "PUT", "PATCH")) and "content-length" not in names:
         added.append(("Content-Length", str(len(body))))
+    protocol = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT_BYTES)
     try:
         pairs = [(n.encode("latin-1"), v.encode("latin-1")) for n, v in (*added, *headers)]
         request = h11.Request(method=method.encode(), target=target.encode(), headers=pairs)
@@ -239,7 +265,7 @@ def _encoded(
         parts.append(protocol.send(h11.EndOfMessage()))
     except (h11.LocalProtocolError, UnicodeEncodeError) as error:
         raise ProtocolError(f"net/http: invalid request: {error}") from error
-    return b"".join(part or b"" for part in parts)
+    return protocol, b"".join(part or b"" for part in parts)
 
 
 def _send(sock: socket.socket, request: bytes, deadline: Deadline) -> None:

@@ -35,11 +35,16 @@ class Deadline:
 
 
 class Dialing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a connection is made."""
+    """How a connection is made.
+
+    A source address that this machine does not have (`::6` where no rules were installed) is passed over,
+    and so is one of another family than a literal address that is dialled.
+    """
 
     source_address: str = ""  # bound before connecting, e.g. 127.0.0.6; empty: the kernel chooses
     linger_s: int | None = None  # SO_LINGER; None: the kernel's default
     tls: bool = False  # without verification of the peer's certificate, as probes want it
+    alpn: tuple[str, ...] = ()  # offered with TLS; empty: no such offer
 
 
 def connect(host: str, port: int, deadline: Deadline, dialing: Dialing) -> socket.socket:
@@ -76,10 +81,9 @@ def _connected(
         sock.settimeout(deadline.remaining_s())
         if dialing.linger_s is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, dialing.linger_s))
-        if dialing.source_address:
-            sock.bind((dialing.source_address, 0))
+        _bind(sock, dialing.source_address, literal=address[0] == host.partition("%")[0])
         sock.connect(address)
-        return _wrapped(sock, host, deadline) if dialing.tls else sock
+        return _wrapped(sock, host, deadline, dialing.alpn) if dialing.tls else sock
     except TimeoutError as error:
         sock.close()
         if error.errno == errno.ETIMEDOUT:
@@ -93,12 +97,24 @@ def _connected(
         raise
 
 
-def _wrapped(sock: socket.socket, host: str, deadline: Deadline) -> socket.socket:
+def _bind(sock: socket.socket, source_address: str, *, literal: bool) -> None:
+    if not source_address or (literal and (":" in source_address) != (sock.family == socket.AF_INET6)):
+        return
+    try:
+        sock.bind((source_address, 0))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+
+
+def _wrapped(sock: socket.socket, host: str, deadline: Deadline, alpn: tuple[str, ...]) -> socket.socket:
     import ssl  # noqa: PLC0415  # few probes want it
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     sock.settimeout(deadline.remaining_s())
     return context.wrap_socket(sock, server_hostname=host)
 

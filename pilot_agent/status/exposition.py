@@ -13,7 +13,6 @@ import msgspec
 
 from pilot_agent.status.catalogue import FAMILIES, Family
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX: Final = "istio_agent_"
 _HISTOGRAM_PARTS: Final = ("_bucket", "_sum", "_count")
 

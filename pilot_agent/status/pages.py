@@ -1,16 +1,19 @@
 """The pages of the status port: one method each, and the table that names them."""
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol
 
 from pilot_agent.log import get_logger
+from pilot_agent.status.app.probes import AppProbeOptions, AppProbes
 from pilot_agent.status.counters import Counters
-from pilot_agent.status.exposition import CONTENT_TYPE, Sample, render
+from pilot_agent.status.exposition import Sample, render
 from pilot_agent.status.messages import TEXT, Answer, Request
+from pilot_agent.status.metrics.merged import Kind, Parts, Scrape, ScrapeOptions
 from pilot_agent.status.options import StatusOptions
+from pilot_agent.status.profiling import pprof
 from pilot_agent.status.routing import Route, answer
-from pilot_agent.status.scrape import EnvoyPage, ScrapeError, envoy_page
 
 _log = get_logger()
 
@@ -24,6 +27,7 @@ class Backend(Protocol):
     def command(self, verb: Verb) -> None: ...
     def samples(self) -> Iterable[Sample]: ...
     def status_json(self) -> bytes: ...
+    def command_line(self) -> bytes: ...
 
 
 class Pages:
@@ -35,14 +39,21 @@ class Pages:
         self._options, self._backend = options, backend
         self._counters, self._counted = counters, counted
         self._readiness_log = _ReadinessLog()
-        self._routes = self._table()
+        self._scrape = ScrapeOptions(
+            envoy_port=options.envoy_prometheus_port if options.scrape_envoy else None,
+            targets=options.scrape_targets,
+        )
+        probes = AppProbes(_app_probe_options(options))
+        self._routes = self._table(probes)
 
     def answer(self, request: Request) -> Answer:
         return answer(self._routes, request)
 
-    def _table(self) -> tuple[Route, ...]:
+    def _table(self, probes: AppProbes) -> tuple[Route, ...]:
         here = self._options.metrics_from_loopback_only
+        profiles = Route(path="/debug/pprof/", handler=pprof(self._backend.command_line), loopback_only=True)
         return (
+            *((profiles,) if self._options.profiling else ()),
             Route(path="/healthz/ready", handler=self._ready),
             Route(path="/metrics", handler=self._metrics, loopback_only=here),
             Route(path="/stats/prometheus", handler=self._metrics, loopback_only=here),
@@ -51,8 +62,8 @@ class Pages:
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
             Route(path="/status", handler=self._status, loopback_only=True),
             Route(path="/debug/ndsz", handler=_no_name_table, loopback_only=True),
-            Route(path="/app-health/", handler=_no_such_probe),
-            Route(path="/app-lifecycle/", handler=_no_such_probe),
+            Route(path="/app-health/", handler=probes.answer),
+            Route(path="/app-lifecycle/", handler=probes.answer),
         )
 
     def _ready(self, _: Request) -> Answer:
@@ -85,47 +96,33 @@ class Pages:
         return Answer(content_type="application/json", body=self._backend.status_json())
 
     def _metrics(self, request: Request) -> Answer:
-        """Answer 200 whatever failed: first the agent's own metrics, then Envoy's page as it comes."""
+        """Answer 200 whatever failed: first the agent's own metrics, then what others have, as it comes."""
         self._counters.add("scrapes_total")
-        envoy: EnvoyPage | None = None
-        if self._options.scrape_envoy:
-            try:
-                envoy = envoy_page(request, self._options.envoy_prometheus_port)
-            except ScrapeError as error:
-                self._scrape_failed(error)
+        page = Scrape(self._scrape, request, self._scrape_failed).begin()
         self._counted()
         own = render((*self._counters.samples(), *self._backend.samples()))
-        body = own if envoy is None else _Merged(own, envoy, self._scrape_failed)
-        return Answer(content_type=CONTENT_TYPE, body=body)
+        return Answer(content_type=page.content_type, body=_Behind(own, page.parts))
 
-    def _scrape_failed(self, error: ScrapeError) -> None:
-        _log.error(f"failed scraping envoy metrics: {error}")
-        self._counters.add("scrape_failures_total", type="envoy")
+    def _scrape_failed(self, kind: Kind) -> None:
+        self._counters.add("scrape_failures_total", type=kind)
         self._counted()
 
 
-class _Merged:
-    """The agent's metrics and then Envoy's; an iterator that can be closed unread."""
+class _Behind:
+    """One piece and then an iterator's; can be closed unread."""
 
-    def __init__(self, own: bytes, envoy: EnvoyPage, failed: Callable[[ScrapeError], None]) -> None:
-        self._envoy, self._failed = envoy, failed
-        self._parts = self._read(own)
+    def __init__(self, first: bytes, parts: Parts) -> None:
+        self._parts = parts
+        self._chunks = itertools.chain((first,), parts)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        return next(self._parts)
+        return next(self._chunks)
 
     def close(self) -> None:
-        self._envoy.close()
-
-    def _read(self, own: bytes) -> Iterator[bytes]:
-        yield own
-        try:
-            yield from self._envoy.chunks()
-        except ScrapeError as error:
-            self._failed(error)
+        self._parts.close()
 
 
 class _ReadinessLog:
@@ -152,7 +149,12 @@ def _no_name_table(_: Request) -> Answer:
     return Answer(status=404, content_type=TEXT, body=b"{}")
 
 
-def _no_such_probe(request: Request) -> Answer:
-    _log.error(f"Prober does not exists url {request.path}")
-    body = f"app prober config does not exists for {request.path}"
-    return Answer(status=400, content_type=TEXT, body=body.encode())
+def _app_probe_options(options: StatusOptions) -> AppProbeOptions:
+    return AppProbeOptions(
+        probers=options.app_probers,
+        host=options.app_host,
+        source_address=options.app_source_address,
+        http2=options.app_http2,
+        keep_alive=options.app_keep_alive,
+        status_port=options.port,
+    )

@@ -6,10 +6,10 @@ scheme never matches; here they are not verified, as the kubelet does it.
 
 import re
 from typing import Final
-from urllib.parse import quote
 
 from pilot_agent.health.probe import HttpGet
 from pilot_agent.http import Dialing, HttpError, as_url_error, fetch, url_of
+from pilot_agent.http.target import request_target
 
 _LINGER_S: Final = 1
 _MAX_REDIRECTS: Final = 10
@@ -22,7 +22,7 @@ def http_probe(method: HttpGet, host: str, *, source_address: str, timeout_s: fl
     refused = _path_error(method.path)
     if refused:
         return refused
-    target = _target(method.path)
+    target = request_target(method.path)
     if ":" in _family_text(host) and ":" not in source_address:
         source_address = ""  # an IPv4 source cannot reach an IPv6 address
     dialing = Dialing(source_address=source_address, linger_s=_LINGER_S, tls=method.scheme == "https")
@@ -51,10 +51,6 @@ def _headers(configured: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
     added = [("Accept-Encoding", "gzip")]
     added += [] if "User-Agent" in names else [("User-Agent", "istio-probe/1.0")]
     return [*configured, *added]
-
-
-def _target(path: str) -> str:
-    return quote(path if path.startswith("/") else f"/{path}", safe="/%?&=:;,+$@!*'()~#[]").partition("#")[0]
 
 
 def _path_error(path: str) -> str | None:

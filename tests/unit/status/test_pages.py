@@ -36,6 +36,9 @@ class Backend:
     def status_json(self) -> bytes:
         return b'{"actors":[]}'
 
+    def command_line(self) -> bytes:
+        return b"pilot-agent\0proxy\0"
+
 
 class Port:
     """The status port under test."""
@@ -88,8 +91,8 @@ def test_metrics_are_the_agents_and_then_envoys(serve: Start, envoy: FakeEnvoyAd
     assert b"\nistio_agent_xds_proxy_requests 3\n" in own
     request = envoy.requests[0].decode()
     assert request.startswith("GET /stats/prometheus?filter=x HTTP/1.1\r\n")
-    assert "user-agent: prom" in request
-    assert "x-prometheus-scrape-timeout-seconds: 3" in request
+    assert "User-Agent: prom" in request
+    assert "X-Prometheus-Scrape-Timeout-Seconds: 3" in request
     assert "Accept: text/plain;version=0.0.4" in request
 
 
@@ -147,9 +150,31 @@ def test_the_other_pages_answer_as_recorded(serve: Start) -> None:
     assert (status.status, status.headers["Content-Type"]) == (200, "application/json")
 
 
-def test_metrics_can_be_kept_to_loopback() -> None:
+def from_elsewhere(path: str, **options: object) -> int:
     from pilot_agent.status.messages import Request
 
-    pages = Pages(StatusOptions(metrics_from_loopback_only=True), Backend(), Counters({}), lambda: None)
-    request = Request(method="GET", path="/metrics", query="", headers=(), peer="10.0.0.1")
-    assert pages.answer(request).status == 403
+    pages = Pages(StatusOptions(**options), Backend(), Counters({}), lambda: None)  # type: ignore[arg-type]
+    return pages.answer(Request(method="POST", path=path, query="", headers=(), peer="10.0.0.1")).status
+
+
+@pytest.mark.parametrize(
+    "path", ["/quitquitquit", "/drain", "/restart", "/status", "/debug/ndsz", "/debug/pprof/"]
+)
+def test_what_shows_or_changes_the_agent_is_for_loopback_alone(path: str) -> None:
+    assert from_elsewhere(path) == 403
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/stats/prometheus"])
+def test_metrics_are_for_all_unless_kept_to_loopback(path: str) -> None:
+    assert from_elsewhere(path, scrape_envoy=False) == 200
+    assert from_elsewhere(path, metrics_from_loopback_only=True) == 403
+
+
+def test_profiles_are_an_index_the_command_line_and_stacks_unless_switched_off(serve: Start) -> None:
+    port = Port(serve).port
+    assert b"cmdline" in get(port, "/debug/pprof/").body
+    assert get(port, "/debug/pprof").status == 307
+    assert get(port, "/debug/pprof/cmdline").body == b"pilot-agent\0proxy"
+    assert b"thread MainThread\n" in get(port, "/debug/pprof/goroutine").body
+    assert get(port, "/debug/pprof/heap").status == 404
+    assert get(Port(serve, profiling=False).port, "/debug/pprof/").status == 404
