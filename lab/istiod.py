@@ -48,6 +48,7 @@ class Istiod:
         port: TLS port; 0 takes a free one at the first start and keeps it.
         plaintext: Also listen without TLS, on a free port (`plaintext_address`).
         require_client_certificate: Take only clients with a certificate of `authority` (mTLS).
+        names: What its own certificate is for.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Istiod:
         require_client_certificate: bool = False,
         authority: Authority | None = None,
         trust_domain: str = "cluster.local",
+        names: Sequence[str] = SERVER_NAMES,
     ) -> None:
+        self._names = names
         self.authority = authority or Authority()
         self.tokens, self.faults, self.observed = TokenIssuer(), Faults(), Observed()
         self.trust_domain = world.trust_domain if isinstance(world, Mesh) else trust_domain
@@ -106,7 +109,7 @@ class Istiod:
         self._closing = threading.Event()
         self.push(self._world)
         server = make_server((*self._ads.handlers(), self._ca_handler()))
-        pair = self.authority.issue(*SERVER_NAMES)
+        pair = self.authority.issue(*self._names)
         client_root = self.root_pem if self._require_client_certificate else None
         self._port = listen(server, self.address, tls(pair, client_root_pem=client_root))
         if self._plaintext:
