@@ -1,6 +1,5 @@
 """CertActor's part for signing: a key and its CSR from one worker, the CA's answer from another."""
 
-import dataclasses
 import time
 from typing import Final
 
@@ -84,7 +83,7 @@ class Signer:
         if self._options.ca is None:
             raise CsrError("attempted to fetch secret, but ca client is nil")
         self._context.count("num_outgoing_requests", request_type="csr")
-        request = dataclasses.replace(self._options.ca.request, csr_pem=key.csr_pem)
+        request = self._options.ca.request._replace(csr_pem=key.csr_pem)
         now.key = key
         now.worker_id = self._context.run_worker("sign", encode(request), timeout_s=SIGN_TIMEOUT_S)
 

@@ -8,25 +8,12 @@ Two facts stand behind it (CPython 3.11, grpcio 1.85):
 """
 
 import importlib
-import sys
-from types import ModuleType
-from typing import Any, Final
+from typing import Final
+
+from pilot_agent.stand_in import stand_in
 
 _UNUSED: Final = ("asyncio", "grpc.aio")
 _USED_LATER: Final = ("grpc._channel", "grpc._interceptor", "grpc._server", "grpc.experimental")
-
-
-class _Placeholder(ModuleType):
-    """Stands in `sys.modules` until somebody asks it for something; then it is the real module."""
-
-    def __getattr__(self, name: str) -> Any:  # Any: whatever the real module has under this name
-        if name.startswith("__") and name != "__path__":  # the import system's own questions
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        real = importlib.import_module(self.__name__)
-        self.__dict__.update(vars(real))
-        return getattr(real, name)
 
 
 def prepare() -> None:
@@ -35,8 +22,7 @@ def prepare() -> None:
     To be called once, before anything else imports gRPC; later it only imports.
     """
     for name in _UNUSED:
-        if name not in sys.modules:
-            sys.modules[name] = _Placeholder(name)
+        stand_in(name, is_package=True)
     for name in _USED_LATER:
         _import_if_there(name)
 

@@ -15,8 +15,6 @@ from pilot_agent.bootstrap.listeners import listeners
 from pilot_agent.bootstrap.options import BootstrapOptions
 from pilot_agent.bootstrap.runtime import layered_runtime
 from pilot_agent.bootstrap.stats import stats_config, stats_intervals, stats_sinks
-from pilot_agent.bootstrap.template import expand
-from pilot_agent.bootstrap.template_parameters import parameters
 from pilot_agent.bootstrap.tracing import tracer, tracing_section
 
 Json = dict[str, Any]  # Any: JSON values
@@ -49,6 +47,9 @@ def render(
         BootstrapError: an address or the custom template cannot be rendered.
     """
     if options.template is not None:
+        from pilot_agent.bootstrap.template import expand  # noqa: PLC0415  # hardly anybody has one
+        from pilot_agent.bootstrap.template_parameters import parameters  # noqa: PLC0415
+
         return expand(options.template.text, parameters(options)).encode()
     whole = document(options, generation=generation, admin_port=admin_port)
     return msgspec.json.format(msgspec.json.encode(whole), indent=2)

@@ -14,6 +14,7 @@ from pilot_agent.cli.commands.proxy import ROLES
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import Values
 from pilot_agent.cli.global_flags import configure_logging
+from pilot_agent.cli.lean_imports import keep_imports_lean
 from pilot_agent.environment import Environment
 from pilot_agent.gotext import quote
 from pilot_agent.log import get_logger
@@ -40,6 +41,7 @@ def run(invocation: Invocation) -> int:
     configure_logging(values)
     _log_start(values)
     role = _role(invocation.arguments)
+    keep_imports_lean()
     environment = Environment(os.environ)
     try:
         prestarted = before_heavy_imports(environment)

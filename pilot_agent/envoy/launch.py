@@ -18,7 +18,7 @@ from pilot_agent.bootstrap import (
     lightstep_token_file,
     render,
 )
-from pilot_agent.envoy import bootstrap_file, validation
+from pilot_agent.envoy import bootstrap_file
 from pilot_agent.envoy.bootstrap_file import Owner
 from pilot_agent.envoy.model import Generation, Phase, Prepared
 from pilot_agent.envoy.options import EnvoyOptions
@@ -147,6 +147,8 @@ class Launchpad:
             bootstrap_file.point_newest(self._path(None), known.bootstrap_path)
 
     def _validated(self, known: Generation) -> str:
+        from pilot_agent.envoy import validation  # noqa: PLC0415  # the first Envoy starts without it
+
         launch = self.launch(known)
         return validation.refusal(launch.argv, launch.environment, timeout_s=_VALIDATE_S)
 

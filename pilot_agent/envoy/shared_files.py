@@ -10,7 +10,6 @@ directory can remove what an earlier one left; files of base ids not recorded ar
 import contextlib
 import errno
 import os
-import secrets
 import socket
 from pathlib import Path
 from typing import Final
@@ -46,7 +45,7 @@ class SharedFiles:
             OSError: the record cannot be written.
         """
         while True:
-            base_id = 1 + secrets.randbelow(_LARGEST_BASE_ID)
+            base_id = 1 + int.from_bytes(os.urandom(8)) % _LARGEST_BASE_ID
             if not self._memory_file(base_id).exists():
                 self._save((*self._recorded(), base_id))
                 return base_id

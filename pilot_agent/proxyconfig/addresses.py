@@ -4,37 +4,17 @@ Source: the reference's command line, step "Addresses".
 """
 
 import ipaddress
-import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-import psutil
+from pilot_agent.log import get_logger
+from pilot_agent.proxyconfig.interfaces import Interfaces, read_interfaces
 
-Interfaces = Mapping[str, tuple[str, ...]]
-"""Interface name → its addresses, of interfaces that are up and not the loopback."""
+_log = get_logger()
 
 _UNSPECIFIED_LIMIT_S: Final = 120.0
 _UNSPECIFIED_PAUSE_S: Final = 0.1
-
-
-def read_interfaces() -> Interfaces:
-    """Return the interfaces that are up, but for the loopback, with their IP addresses, in index order."""
-    up = {
-        name
-        for name, stats in psutil.net_if_stats().items()
-        if stats.isup and "loopback" not in stats.flags.split(",")
-    }
-    addresses = psutil.net_if_addrs()
-    return {
-        name: tuple(
-            entry.address.partition("%")[0]
-            for entry in addresses[name]
-            if entry.family in (socket.AF_INET, socket.AF_INET6)
-        )
-        for _, name in sorted(socket.if_nameindex())
-        if name in up and name in addresses
-    }
 
 
 def settled_interfaces(
@@ -43,10 +23,17 @@ def settled_interfaces(
     now: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
 ) -> Interfaces:
-    """Return the interfaces as soon as none shows an unspecified address (0.0.0.0), in 2 minutes at most."""
+    """Return the interfaces as soon as none shows an unspecified address (0.0.0.0), in 2 minutes at most.
+
+    Where the kernel does not tell them, there are none.
+    """
     deadline = now() + _UNSPECIFIED_LIMIT_S
     while True:
-        interfaces = read()
+        try:
+            interfaces = read()
+        except OSError as error:
+            _log.warn(f"the addresses of the interfaces cannot be read: {error}")
+            return {}
         if now() >= deadline or not any(map(_is_unspecified, _all(interfaces))):
             return interfaces
         pause(_UNSPECIFIED_PAUSE_S)

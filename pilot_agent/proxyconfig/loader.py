@@ -13,11 +13,12 @@ import msgspec
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
 from pilot_agent.proxyconfig import pod_files
-from pilot_agent.proxyconfig.addresses import Interfaces, node_addresses, settled_interfaces
+from pilot_agent.proxyconfig.addresses import node_addresses, settled_interfaces
 from pilot_agent.proxyconfig.canonical import Document, canonical, without_zeros
 from pilot_agent.proxyconfig.errors import ConfigError
 from pilot_agent.proxyconfig.flags import ProxyFlags
 from pilot_agent.proxyconfig.hostport import decimal
+from pilot_agent.proxyconfig.interfaces import Interfaces
 from pilot_agent.proxyconfig.layers import DEFAULTS, merged, with_layer
 from pilot_agent.proxyconfig.model import Node, ProxyConfig
 from pilot_agent.proxyconfig.statsd import resolved

@@ -1,7 +1,6 @@
 """The statsd address: its host becomes an IP address once, at the start (Envoy resolves no name there)."""
 
 import ipaddress
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -37,6 +36,8 @@ def look_up_name(host: str) -> list[str]:
     The C library's resolver has no time limit, and a thread that hangs in it would be there still when
     the supervisor forks its first actor.
     """
+    import subprocess  # noqa: PLC0415  # few have a statsd, and all would pay for the import
+
     command = (sys.executable, "-I", "-S", "-c", _PROGRAM, host)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)

@@ -1,15 +1,15 @@
 """What goes to the workers and comes back: JSON, so that the key worker needs no further import.
 
-A result is the encoded dataclass, or `{"failed": <error class>, "text": …, "retries": n}`, from which
+A result is the encoded tuple, or `{"failed": <error class>, "text": …, "retries": n}`, from which
 `result` makes the exception again on the asking side.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pilot_agent.environment import Environment
+from pilot_agent.redacted import text
 from pilot_agent.security.errors import CaRefused, CaUnavailable, CsrError, FileError, SecurityError
 from pilot_agent.security.identity import spiffe_id
 
@@ -20,8 +20,7 @@ _ERRORS: Final[Mapping[str, type[SecurityError]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyParameters:
+class KeyParameters(NamedTuple):
     """Which key, for whom (secret manager, certificate signing request)."""
 
     spiffe_id: str
@@ -46,16 +45,17 @@ class KeyParameters:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyMade:
+class KeyMade(NamedTuple):
     """A fresh key and the CSR that it signed."""
 
-    key_pem: str = field(repr=False)
+    key_pem: str
     csr_pem: str
 
+    def __repr__(self) -> str:
+        return text(self, self._fields, "key_pem")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignRequest:
+
+class SignRequest(NamedTuple):
     """One call of the CA: where, how it is verified, who asks."""
 
     csr_pem: str
@@ -66,14 +66,16 @@ class SignRequest:
     client_cert_path: str = ""  # PROV_CERT; empty: no client certificate
     client_key_path: str = ""
     token_path: str = ""
-    token: str = field(default="", repr=False)  # a constant token instead of the file
+    token: str = ""  # a constant token instead of the file
     validity_s: int = 24 * 3600
     cert_signer: str = ""
     headers: tuple[tuple[str, str], ...] = ()  # (name, value), ClusterID among them
 
+    def __repr__(self) -> str:
+        return text(self, self._fields, "token")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+
+class Signed(NamedTuple):
     """The CA's answer, checked against the CSR."""
 
     chain_pem: str  # leaf first, the root last
@@ -84,8 +86,7 @@ class Signed:
     retries: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilesRequest:
+class FilesRequest(NamedTuple):
     """A pair of files, or a file of roots; the other fields are empty."""
 
     cert_path: str = ""
@@ -95,24 +96,29 @@ class FilesRequest:
     limit_s: float = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilesRead:
+class FilesRead(NamedTuple):
     """What stood in the files; a pair has been checked to belong together."""
 
     chain_pem: str = ""
-    key_pem: str = field(default="", repr=False)
+    key_pem: str = ""
     root_pem: str = ""
     not_after_unix_s: float = 0.0
     serial_number: str = ""
 
+    def __repr__(self) -> str:
+        return text(self, self._fields, "key_pem")
 
-def encode(value: object) -> bytes:
-    """Return a dataclass of this module as JSON."""
-    return json.dumps(asdict(value)).encode()  # type: ignore[call-overload]
+
+Work = KeyParameters | KeyMade | SignRequest | Signed | FilesRequest | FilesRead
+
+
+def encode(value: Work) -> bytes:
+    """Return a tuple of this module as JSON."""
+    return json.dumps(value._asdict()).encode()
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Return the dataclass that `encode` wrote.
+    """Return the tuple that `encode` wrote.
 
     Raises:
         ValueError, TypeError: the bytes are something else.

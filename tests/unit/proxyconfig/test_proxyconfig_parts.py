@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot_agent.proxyconfig import ConfigError, pod_files
-from pilot_agent.proxyconfig.addresses import node_addresses, read_interfaces, settled_interfaces
+from pilot_agent.proxyconfig.addresses import node_addresses, settled_interfaces
 from pilot_agent.proxyconfig.canonical import canonical, duration_text
 from pilot_agent.proxyconfig.hostport import check_address, split_host_port
+from pilot_agent.proxyconfig.interfaces import read_interfaces
 from pilot_agent.proxyconfig.layers import DEFAULTS
 from pilot_agent.proxyconfig.schema import ENUMS, MESSAGES, ONE_OFS
 from pilot_agent.proxyconfig.statsd import look_up_name, resolved
