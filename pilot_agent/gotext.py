@@ -47,6 +47,23 @@ def parse_integer(text: str, bits: int = 64) -> int:
     return value
 
 
+def parse_unsigned(text: str, bits: int = 64) -> int:
+    """Return a Go unsigned integer of a flag.
+
+    Raises:
+        ValueError: no such integer, or none of `bits` bits; the message is Go's own.
+    """
+    try:
+        value = _base_zero(text)
+    except ValueError:
+        value = -1
+    if value < 0 or text[:1] in ("+", "-"):
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: invalid syntax")
+    if value >= 1 << bits:
+        raise ValueError(f"strconv.ParseUint: parsing {quote(text)}: value out of range")
+    return value
+
+
 def quote(text: str, mark: str = '"') -> str:
     r"""Return `text` as Go's `%q` prints it; `mark` is the quotation mark, `'` for a single character.
 

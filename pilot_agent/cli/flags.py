@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, NamedTuple
 
-from pilot_agent.gotext import parse_bool, parse_integer
+from pilot_agent.gotext import parse_bool, parse_integer, parse_unsigned
 
-Kind = Literal["bool", "int", "int32", "string", "stringArray"]
+Kind = Literal["bool", "duration", "int", "int32", "uint16", "string", "stringArray"]
 Value = bool | int | str | tuple[str, ...]
 
 
@@ -32,12 +32,32 @@ class Flag(NamedTuple):
 
 HELP_NAME: Final = "help"
 
+
+def _duration(text: str) -> str:
+    """Return the text as it is, if it is a Go duration."""
+    from pilot_agent.environment import duration_s  # noqa: PLC0415  # few commands have one
+
+    duration_s(text)
+    return text
+
+
 _PARSERS: Final[dict[Kind, Callable[[str], Value]]] = {
     "bool": parse_bool,
     "int": parse_integer,
     "int32": lambda text: parse_integer(text, 32),
+    "uint16": lambda text: parse_unsigned(text, 16),
+    "duration": _duration,
     "string": str,
 }
+
+
+def parse_value(kind: Kind, text: str) -> Value:
+    """Return what `text` means for a flag of this kind.
+
+    Raises:
+        ValueError: it is no such value; the message is Go's own.
+    """
+    return _PARSERS[kind](text)
 
 
 class Values:
@@ -58,7 +78,7 @@ class Values:
             assert isinstance(before, tuple)
             self._given[flag.name] = (*before, text)
         else:
-            self._given[flag.name] = _PARSERS[flag.kind](text)
+            self._given[flag.name] = parse_value(flag.kind, text)
 
     def boolean(self, name: str) -> bool:
         """Return a bool flag's value."""
@@ -83,6 +103,14 @@ class Values:
         value = self[name]
         assert isinstance(value, tuple)
         return value
+
+    def knows(self, name: str) -> bool:
+        """Return whether the command has such a flag."""
+        return name in self._flags
+
+    def given(self, name: str) -> bool:
+        """Return whether the flag stood on the command line."""
+        return name in self._given
 
     def printed(self) -> list[tuple[str, str]]:
         """Return (name, value as text) of every flag, sorted by name."""

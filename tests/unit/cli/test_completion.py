@@ -18,7 +18,7 @@ def words_for(*typed: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], ["completion", "help", "proxy", "request", "version", "wait"]),
+        ([], ["completion", "help", "istio-iptables", "proxy", "request", "version", "wait"]),
         (["re"], ["request"]),
         (["--log_as_json", "v"], ["version"]),
         (["--log_target", "x", "v"], ["version"]),

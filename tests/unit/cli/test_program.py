@@ -58,8 +58,8 @@ def test_help_on_an_unknown_topic_is_a_message_and_no_failure() -> None:
 
 def test_an_unknown_command_points_to_the_help() -> None:
     assert_told(
-        run_agent("istio-iptables"),
-        'unknown command "istio-iptables" for "pilot-agent"',
+        run_agent("istio-ambient"),
+        'unknown command "istio-ambient" for "pilot-agent"',
         "Run 'pilot-agent --help' for usage.\n",
     )
 

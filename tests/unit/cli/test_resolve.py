@@ -41,7 +41,7 @@ def test_the_command_is_found_between_the_flags(words: list[str], path: str, res
         (["-h", "a", "x"], 'unknown command "x" for "pilot-agent"'),
         (["x"], 'unknown command "x" for "pilot-agent"'),
         (["--x", "proxy", "router"], 'unknown command "router" for "pilot-agent"'),
-        (["istio-iptables"], 'unknown command "istio-iptables" for "pilot-agent"'),
+        (["istio-ambient"], 'unknown command "istio-ambient" for "pilot-agent"'),
         (['a"b'], 'unknown command "a\\"b" for "pilot-agent"'),
         (["prox"], 'unknown command "prox" for "pilot-agent"\n\nDid you mean this?\n\tproxy\n'),
         (["Wiat"], 'unknown command "Wiat" for "pilot-agent"\n\nDid you mean this?\n\twait\n'),

@@ -1,0 +1,226 @@
+"""Puts the rules of iptables in place, whole or not at all, and removes them.
+
+What is there is read first. A table that is as planned is left alone, so a second run changes nothing, and
+a run that was killed between two families or tables is completed by the next. When anything fails, what was
+changed is put back from the first reading.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pilot_agent.capture.backend import Backend, Look, check, choose
+from pilot_agent.capture.changes import (
+    guardrails_down,
+    guardrails_up,
+    replacement,
+    revert,
+)
+from pilot_agent.capture.errors import CaptureError, ExecutionError
+from pilot_agent.capture.options import CaptureOptions, CaptureSettings
+from pilot_agent.capture.programs import Command, Deferred, Programs
+from pilot_agent.capture.routes import Routes, tproxy_route
+from pilot_agent.capture.rules import Rule, chains_of, restore_input, tables_of
+from pilot_agent.capture.saved import Saved, has_our_chains, our_chains, parse_saved
+from pilot_agent.capture.suspects import suspects
+from pilot_agent.capture.verdict import Verdict, compare, decided
+from pilot_agent.log import get_logger
+
+_log = get_logger()
+
+
+def apply_iptables(options: CaptureOptions, rules: Sequence[Rule]) -> None:
+    """Bring the machine to `rules`.
+
+    Raises:
+        CaptureError: it could not be done; then nothing was changed.
+    """
+    programs, settings = Programs(), options.settings
+    route = tproxy_route(options)
+    families = (4, 6) if options.ipv6 else (4,)
+    if settings.cni_mode:
+        from pilot_agent.capture.cni import isolate_name_lookups, lock_for  # noqa: PLC0415  # needs ctypes
+
+        isolate_name_lookups()
+    looks = choose(programs, settings.force_iptables_binary, families)
+    _check_usable(looks, families)
+    if settings.cni_mode:
+        lock_for(settings.network_namespace, [one.backend for one in looks.values()])
+    with Deferred(programs) as deferred:
+        usable = {family: one for family, one in looks.items() if not one.error}
+        change = _Change(programs, settings, rules, usable)
+        routes = Routes()
+        try:
+            change.carry_out()
+            for line in routes.configure(route, ipv6=options.ipv6):
+                _log.info(line)
+        except CaptureError as error:
+            deferred.put_back()
+            routes.undo()
+            change.put_back()
+            raise type(error)(f"{error}{suspects(options)}") from error
+        finally:
+            log_final_state(programs, [looks[family].backend for family in families])
+
+
+def log_final_state(programs: Programs, backends: Sequence[Backend]) -> None:
+    ended = programs.run_all([Command((backend.save,)) for backend in backends])
+    for backend, completed in zip(backends, ended, strict=True):
+        _log.info(f"Final iptables state (IPv{backend.family}):\n{completed.output.rstrip()}")
+
+
+def _check_usable(looks: dict[int, Look], families: Iterable[int]) -> None:
+    for family, one in looks.items():
+        if one.error and family in families:
+            raise ExecutionError(one.error)
+        if one.error:
+            _log.warn(f"IPv6 iptables cannot be used, and no rules are planned for it: {one.error}")
+
+
+class _Family(NamedTuple):
+    """One family: its iptables, what is there, what is planned, and how the two compare."""
+
+    backend: Backend
+    saved: Saved
+    rules: list[Rule]
+    verdict: Verdict
+
+    @property
+    def conflicts(self) -> list[str]:
+        """Return the tables that hold chains of ours with other rules than planned."""
+        return [
+            table
+            for table in sorted(self.verdict.different)
+            if table not in tables_of(self.rules)
+            or set(our_chains(self.saved.get(table, {}))) & set(chains_of(self.rules, table))
+        ]
+
+
+class _Change:
+    """From what is there to what is planned, and back."""
+
+    def __init__(
+        self, programs: Programs, settings: CaptureSettings, rules: Sequence[Rule], looks: dict[int, Look]
+    ) -> None:
+        self._programs, self._settings = programs, settings
+        self._families = [
+            self._family(one, [rule for rule in rules if rule.family == family])
+            for family, one in looks.items()
+        ]
+        self._touched: list[_Family] = []
+        self._guarded: list[_Family] = []
+
+    def carry_out(self) -> None:
+        residue, delta = self._say_verdict()
+        conflicts = [
+            f"IPv{one.backend.family}: {', '.join(one.conflicts)}" for one in self._families if one.conflicts
+        ]
+        self._remove_lost_guardrails()
+        if self._settings.force_apply and not delta:
+            _log.warn("the rules are in place already; they are made again because of --force-apply")
+        elif not delta:
+            return
+        elif residue and not self._settings.reconcile:
+            _log.warn(
+                "reconcile is recommended but no-reconcile flag is set. Unexpected behavior may occur due "
+                "to preexisting iptables rules"
+            )
+            if conflicts and not self._settings.force_apply:
+                raise ExecutionError(
+                    f"chains of ours hold other rules than these ({'; '.join(conflicts)}); "
+                    "--reconcile replaces them, --cleanup-only removes them"
+                )
+        if residue and delta and self._settings.reconcile:
+            self._reconcile()
+        else:
+            self._apply()
+
+    def put_back(self) -> None:
+        """Make every family that was touched as it was; what fails now can only be told."""
+        for one in reversed(self._touched):
+            after = self._read(one.backend)
+            text = revert(one.saved, after)
+            completed = self._programs.run(one.backend.restore(text))
+            if text and completed.status != 0:
+                _log.error(f"cannot put back the rules of IPv{one.backend.family}: {completed.error.strip()}")
+
+    def _family(self, one: Look, rules: list[Rule]) -> _Family:
+        verdict = compare(rules, one.saved)
+        commands = [one.backend.command(rule.command("C")) for rule in verdict.unsure]
+        answers = zip(verdict.unsure, self._programs.run_all(commands), strict=True)
+        missing = [rule for rule, completed in answers if completed.status != 0]
+        return _Family(one.backend, one.saved, rules, decided(verdict, missing))
+
+    def _say_verdict(self) -> tuple[bool, bool]:
+        planned = [one for one in self._families if one.rules]
+        residue = any(one.verdict.residue for one in planned)
+        delta = any(one.verdict.different for one in planned)
+        for one in self._families:
+            if one.verdict.residue and not one.rules:
+                _log.info(f"Ignoring residues because no rules are planned for IPv{one.backend.family}")
+        if not residue:
+            _log.info("Clean-state detected, new iptables are needed")
+        elif not delta:
+            _log.info("Found compatible residues of old iptables rules/chains, reconciliation not needed")
+        else:
+            _log.info("Found residues of old iptables rules/chains, reconciliation is recommended")
+        return residue, delta
+
+    def _apply(self) -> None:
+        _log.info("Applying iptables chains and rules")
+        for one in self._families:
+            tables = set(tables_of(one.rules))
+            if self._settings.force_apply:
+                text = (
+                    replacement(one.saved, one.rules, tables)
+                    if one.conflicts or not one.verdict.different
+                    else ""
+                )
+                text = text or restore_input(one.rules)
+            else:
+                text = restore_input(rule for rule in one.rules if rule.table in one.verdict.different)
+            self._restore(one, text)
+
+    def _reconcile(self) -> None:
+        """Exchange the rules behind guardrails: between two tables no packet may leave uncaptured."""
+        try:
+            _log.info("Setting up guardrails")
+            for one in self._families:
+                if one.verdict.different:
+                    self._guarded.append(one)
+                    self._restore(one, guardrails_up(), say=False)
+            _log.info("Performing cleanup of existing iptables")
+            _log.info("Applying iptables chains and rules")
+            for one in self._families:
+                self._restore(one, replacement(one.saved, one.rules, one.verdict.different))
+        finally:
+            self._remove_guardrails()
+
+    def _restore(self, one: _Family, text: str, *, say: bool = True) -> None:
+        if not text:
+            return
+        if say:
+            _log.info(
+                f"Running iptables restore with: {one.backend.name}-restore and the following input:\n"
+                f"{text.rstrip()}"
+            )
+        self._touched = [other for other in self._touched if other is not one] + [one]
+        check(self._programs.run(one.backend.restore(text)), f"{one.backend.name}-restore")
+
+    def _remove_guardrails(self) -> None:
+        if self._guarded:
+            _log.info("Removing guardrails")
+        for one in self._guarded:
+            self._programs.run(one.backend.restore(guardrails_down(self._read(one.backend))))
+        self._guarded = []
+
+    def _remove_lost_guardrails(self) -> None:
+        """Remove those of a run that was killed: they let nothing through any more."""
+        for number, one in enumerate(self._families):
+            down = guardrails_down(one.saved) if has_our_chains(one.saved) else ""
+            if down:
+                _log.warn(f"Removing guardrails that an earlier run has left in IPv{one.backend.family}")
+                check(self._programs.run(one.backend.restore(down)), f"{one.backend.name}-restore")
+                self._families[number] = one._replace(saved=self._read(one.backend))
+
+    def _read(self, backend: Backend) -> Saved:
+        return parse_saved(check(self._programs.run(Command((backend.save,))), backend.save))

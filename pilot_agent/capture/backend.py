@@ -1,0 +1,192 @@
+"""Which of the machine's iptables is used: a rule counts only in the backend that holds the others.
+
+Per family: legacy if it works and holds rules, else nft if it works, else the plain name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from pilot_agent.capture.errors import ConfigurationError, ExecutionError
+from pilot_agent.capture.programs import Command, Completed, Programs
+from pilot_agent.capture.saved import Saved, has_our_chains, has_rules, parse_saved
+from pilot_agent.gotext import quote
+
+NAMES: Final = {4: "iptables", 6: "ip6tables"}
+_TABLE_NAMES: Final = {4: "/proc/net/ip_tables_names", 6: "/proc/net/ip6_tables_names"}
+"""The legacy tables of this network namespace; a table appears when it is first used."""
+
+_VERSION: Final = re.compile(r"v([0-9]+(?:\.[0-9]+)+)")
+_WAITING_SINCE: Final = (1, 6, 2)
+_LOCKFILE_SINCE: Final = (1, 8, 6)
+_XTABLES_EXIT: Final = {
+    1: "other problem",
+    2: "parameter problem",
+    3: "version problem",
+    4: "resource problem",
+}
+_PROBE: Final = "* nat\n-A INPUT -p 255 -j RETURN\n-D INPUT -p 255 -j RETURN\nCOMMIT\n"
+"""A rule is added and deleted in one transaction: a kill at any moment leaves nothing."""
+
+
+class Backend(NamedTuple):
+    """One family's iptables."""
+
+    family: int
+    name: str
+    version: tuple[int, ...] = (0, 0, 0)
+    is_nft: bool = False
+
+    @property
+    def save(self) -> str:
+        return f"{self.name}-save"
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Return the words that have a writing command wait for the lock of legacy iptables."""
+        return () if self.is_nft or self.version < _WAITING_SINCE else ("--wait=30",)
+
+    @property
+    def takes_lockfile(self) -> bool:
+        """Return whether the place of the lock can be given in the environment."""
+        return self.version >= _LOCKFILE_SINCE
+
+    def restore(self, text: str) -> Command:
+        return Command((f"{self.name}-restore", "--noflush", *self.waiting), text)
+
+    def command(self, words: tuple[str, ...]) -> Command:
+        return Command((self.name, *words, *self.waiting))
+
+
+class Look(NamedTuple):
+    """What a backend showed: itself and its rules, or why it cannot be used."""
+
+    backend: Backend
+    saved: Saved
+    error: str = ""
+
+    @property
+    def has_our_chains(self) -> bool:
+        return not self.error and has_our_chains(self.saved)
+
+    @property
+    def has_rules(self) -> bool:
+        return not self.error and has_rules(self.saved)
+
+
+def choose(programs: Programs, forced: str, families: Iterable[int]) -> dict[int, Look]:
+    """Return each family's backend with what it holds; one with `error` cannot be used.
+
+    Only the backends of `families` are tried by writing. That legacy holds rules is told by its rules, not
+    by the length of its output: a look must not make it appear in use. Rules of ours decide before others',
+    so that a second run always finds what the first one made.
+
+    Raises:
+        ConfigurationError: `forced` is neither empty, `legacy` nor `nft`.
+    """
+    if forced not in ("", "legacy", "nft"):
+        raise ConfigurationError(
+            f"invalid FORCE_IPTABLES_BINARY value {quote(forced)} (flag --force-iptables-binary): "
+            "expected legacy or nft"
+        )
+    if forced:
+        looks = look(programs, [(family, f"-{forced}") for family in NAMES])
+        return _tried(programs, {family: one for (family, _), one in looks.items()}, families)
+    suffixes = [(family, "-legacy") for family in NAMES if legacy_is_used(family)]
+    every = look(programs, [*suffixes, *((family, "-nft") for family in NAMES)])
+    chosen: dict[int, Look] = {}
+    while open_families := [family for family in NAMES if family not in chosen]:
+        wanted = {family: _next(family, every) for family in open_families}
+        plain = [(family, "") for family, one in wanted.items() if one is None]
+        every |= look(programs, plain)
+        first = {family: one or every[family, ""] for family, one in wanted.items()}
+        for family, one in _tried(programs, first, families).items():
+            if one.error and (family, "") not in every:
+                every[family, _suffix(one.backend)] = one  # not usable after all: the next one
+            else:
+                chosen[family] = one
+    return chosen
+
+
+def look(programs: Programs, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Look]:
+    """Look at backends (family, suffix of the name) without changing anything, all at the same time."""
+    keys = list(names)
+    backends = [Backend(family, NAMES[family] + suffix) for family, suffix in keys]
+    commands = [Command((one.save, *words)) for one in backends for words in ((), ("--version",))]
+    ended = programs.run_all(commands)
+    pairs = zip(keys, backends, ended[::2], ended[1::2], strict=True)
+    return {key: _looked(backend, saved, version) for key, backend, saved, version in pairs}
+
+
+def legacy_is_used(family: int) -> bool:
+    """Return whether legacy iptables has a table in this network namespace; asking makes none."""
+    try:
+        with open(_TABLE_NAMES[family], encoding="utf-8") as file:  # noqa: PTH123  # pathlib costs time
+            return bool(file.read().strip())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def check(completed: Completed, what: str) -> str:
+    """Return what a program wrote.
+
+    Raises:
+        ExecutionError: it failed; the text says how.
+    """
+    if completed.status == 0:
+        return completed.output
+    problem = _XTABLES_EXIT.get(completed.status)
+    said = completed.error.strip()
+    if problem:
+        said = f"xtables {problem}: {said.partition(':')[2].strip() or said}"
+    elif completed.status < 0:
+        said = f"killed by signal {-completed.status} {said}".strip()
+    raise ExecutionError(f"failed to execute {what}: {said or f'exit status {completed.status}'}")
+
+
+def _next(family: int, every: Mapping[tuple[int, str], Look]) -> Look | None:
+    """Return the best that was not found unusable; None: only the plain name is left."""
+    legacy, nft = every.get((family, "-legacy")), every[family, "-nft"]
+    for one in (legacy, nft):
+        if one is not None and one.has_our_chains:
+            return one
+    if legacy is not None and legacy.has_rules:
+        return legacy
+    return None if nft.error else nft
+
+
+def _tried(programs: Programs, looks: Mapping[int, Look], families: Iterable[int]) -> dict[int, Look]:
+    """Return the looks with those marked where a rule cannot be written."""
+    probed = [one for family, one in looks.items() if not one.error and family in families]
+    ended = programs.run_all([one.backend.restore(_PROBE) for one in probed])
+    tried = dict(looks)
+    for one, completed in zip(probed, ended, strict=True):
+        if completed.status != 0:
+            error = _error(completed, f"{one.backend.name}-restore")
+            tried[one.backend.family] = one._replace(error=error)
+    return tried
+
+
+def _looked(backend: Backend, saved: Completed, version: Completed) -> Look:
+    if saved.status != 0:
+        return Look(backend, {}, _error(saved, backend.save))
+    found = _VERSION.search(version.output)
+    if found is None and "unrecognized option" not in version.error:
+        return Look(backend, {}, f"no version in the output of {backend.save} --version")
+    numbers = tuple(map(int, found[1].split("."))) if found else (0, 0, 0)
+    backend = backend._replace(version=numbers, is_nft="nf_tables" in version.output)
+    return Look(backend, parse_saved(saved.output))
+
+
+def _error(completed: Completed, what: str) -> str:
+    try:
+        check(completed, what)
+    except ExecutionError as error:
+        return str(error)
+    return ""
+
+
+def _suffix(backend: Backend) -> str:
+    return backend.name.removeprefix(NAMES[backend.family])

@@ -1,0 +1,116 @@
+"""Removes everything of ours from this network namespace, whatever flags and whichever release made it.
+
+Both backends of iptables, both families, the tables of nftables, TPROXY's routes and the address. What is
+not ours, and what is not there, is left alone.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from pilot_agent.capture.backend import NAMES, Look, legacy_is_used, look
+from pilot_agent.capture.changes import removal
+from pilot_agent.capture.errors import CaptureError, ExecutionError
+from pilot_agent.capture.nftables import delete_tables, list_table, tables_there
+from pilot_agent.capture.options import CaptureSettings
+from pilot_agent.capture.programs import Programs
+from pilot_agent.capture.routes import remove_routes
+from pilot_agent.capture.rules import OURS, Rule
+from pilot_agent.capture.saved import Saved, canonical_line
+from pilot_agent.log import get_logger
+
+_NFT_MARK: Final = re.compile(r"mark set (0x[0-9a-f]+)")
+_DEFAULT_MARK: Final = 1337
+
+_log = get_logger()
+
+
+def clean(programs: Programs, settings: CaptureSettings, rules: Sequence[Rule] = ()) -> list[Look]:
+    """Remove everything of ours, and return the backends that were looked at.
+
+    `rules` are those of the current configuration: theirs are removed even where nothing else tells that
+    they are ours. A deletion that fails is told and does not count.
+
+    Raises:
+        ExecutionError: neither iptables nor nft can be used.
+    """
+    _log.info("Performing cleanup of existing iptables")
+    looks, tables, trouble = _look_around(programs)
+    marks = {_DEFAULT_MARK} | _configured_mark(settings)
+    for one in looks:
+        marks |= _marks(one.saved)
+        family = [rule for rule in rules if rule.family == one.backend.family]
+        _remove(programs, one, family)
+    marks |= _clean_nftables(programs, tables)
+    try:
+        remove_routes(marks)
+    except OSError as error:
+        _log.warn(f"cannot look for routes of ours: {error.strerror}")
+    if not looks and trouble:
+        raise ExecutionError(trouble)
+    return looks
+
+
+def _look_around(programs: Programs) -> tuple[list[Look], list[str], str]:
+    """Return the backends that can be used, our tables of nftables, and why iptables cannot be used."""
+    keys = [(family, "-legacy") for family in NAMES if legacy_is_used(family)]
+    looks = look(programs, [*keys, *((family, "-nft") for family in NAMES)])
+    missing = [
+        (family, "") for family in NAMES if all(one.error for key, one in looks.items() if key[0] == family)
+    ]
+    looks |= look(programs, missing)
+    try:
+        tables = tables_there(programs)
+    except ExecutionError:
+        tables = []  # without nft there is no native table
+    usable = [one for one in looks.values() if not one.error]
+    plain = looks.get((4, ""))
+    return usable, tables, plain.error if plain is not None else ""
+
+
+def _remove(programs: Programs, one: Look, rules: Sequence[Rule]) -> None:
+    text = removal(one.saved, rules)
+    if not text:
+        return
+    _log.info(
+        f"Running iptables restore with: {one.backend.name}-restore and the following input:\n{text.rstrip()}"
+    )
+    completed = programs.run(one.backend.restore(text))
+    if completed.status == 0:
+        return
+    _log.warn(f"{one.backend.name}-restore refused, trying line by line: {completed.error.strip()}")
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("* "):
+            table = line[2:]
+        elif line != "COMMIT":
+            programs.run(one.backend.restore(f"*{table}\n{line}\nCOMMIT\n"))
+
+
+def _clean_nftables(programs: Programs, tables: Sequence[str]) -> set[int]:
+    marks: set[int] = set()
+    try:
+        for table in tables:
+            marks |= {int(mark, 16) for mark in _NFT_MARK.findall(list_table(programs, table))}
+        if tables:
+            delete_tables(programs)
+    except CaptureError as error:
+        _log.warn(f"cannot remove the tables of nftables: {error}")
+    return marks
+
+
+def _marks(saved: Saved) -> set[int]:
+    """Return the marks that our chains set or deliver with."""
+    found = set()
+    for name, chain in saved.get("mangle", {}).items():
+        for term in (term for rule in chain.rules for term in canonical_line(rule)):
+            if name.startswith(OURS) and term[1] in ("--set-xmark", "--tproxy-mark"):
+                found.add(int(term[2].partition("/")[0], 16))
+    return found
+
+
+def _configured_mark(settings: CaptureSettings) -> set[int]:
+    try:
+        return {int(settings.inbound_tproxy_mark)}
+    except ValueError:
+        return set()

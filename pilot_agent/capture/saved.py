@@ -1,0 +1,112 @@
+"""What iptables-save says, and when a rule in it is the same as one of ours.
+
+iptables prints a rule in other words than it was given (`--set-mark 1337` becomes `--set-xmark
+0x539/0xffffffff`), so both are brought into one form before they are compared.
+"""
+
+import ipaddress
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+from pilot_agent.capture.rules import OURS
+
+TABLES: Final = ("filter", "nat", "mangle", "raw")
+
+Term = tuple[str, ...]
+Canonical = tuple[Term, ...]
+"""The options of a rule, sorted: (`!` or nothing, flag, values …)."""
+
+_ADDRESS: Final = frozenset({"-s", "-d", "--source", "--destination"})
+_NUMBERS: Final = frozenset(
+    {"--dport", "--sport", "--dports", "--sports", "--to-ports", "--on-port", "--uid-owner", "--gid-owner"}
+)
+_MARKS: Final = frozenset({"--mark", "--set-xmark", "--tproxy-mark"})
+_SPELLINGS: Final = {"--to-port": "--to-ports", "--set-mark": "--set-xmark"}
+_SILENT: Final = frozenset({"-m", "--nfmask", "--ctmask", "--on-ip"})
+"""What is implied by the other options, or is printed with its default."""
+
+_ALL_BITS: Final = 0xFFFFFFFF
+
+
+class Chain(NamedTuple):
+    """Rules as they were printed, without `-A CHAIN`."""
+
+    rules: tuple[str, ...] = ()
+
+
+Table = dict[str, Chain]
+Saved = dict[str, Table]
+"""Table → chain → rules, of the four tables that count."""
+
+
+def parse_saved(text: str) -> Saved:
+    """Return what `iptables-save` printed; counters, comments and other tables are left out."""
+    saved: Saved = {}
+    table: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("*"):
+            name, table = line[1:].strip(), {}
+        elif line.startswith(":"):
+            table[line[1:].split(" ", 1)[0]] = []
+        elif line.startswith(("-A ", "[")):
+            chain, _, words = line[line.find("-A ") + 3 :].partition(" ")
+            table.setdefault(chain, []).append(words)
+        elif line == "COMMIT" and name in TABLES:
+            saved[name] = {chain: Chain(tuple(rules)) for chain, rules in table.items()}
+    return saved
+
+
+def our_chains(table: Table) -> list[str]:
+    return [name for name in table if name.startswith(OURS)]
+
+
+def has_rules(saved: Saved) -> bool:
+    """Return whether there is any rule in any chain."""
+    return any(chain.rules for table in saved.values() for chain in table.values())
+
+
+def has_our_chains(saved: Saved) -> bool:
+    return any(our_chains(table) for table in saved.values())
+
+
+def canonical(words: Iterable[str]) -> Canonical:
+    """Return the form in which a planned and a printed rule are equal."""
+    return tuple(sorted(_terms(list(words))))
+
+
+def canonical_line(rule: str) -> Canonical:
+    try:
+        return canonical(shlex.split(rule))
+    except ValueError:
+        return (("unreadable", rule),)
+
+
+def _terms(words: list[str]) -> Iterator[Term]:
+    at = 0
+    while at < len(words):
+        negated = words[at] == "!"
+        at += negated
+        flag = words[at] if at < len(words) else ""
+        at += 1
+        values = []
+        while at < len(words) and words[at] != "!" and not words[at].startswith("-"):
+            values.append(words[at])
+            at += 1
+        flag = _SPELLINGS.get(flag, flag)
+        if flag not in _SILENT:
+            yield ("!" if negated else "", flag, *(_value(flag, value) for value in values))
+
+
+def _value(flag: str, text: str) -> str:
+    try:
+        if flag in _ADDRESS:
+            return str(ipaddress.ip_network(text, strict=False))
+        if flag in _NUMBERS:
+            return ",".join(str(int(part)) for part in text.split(","))
+        if flag in _MARKS:
+            mark, _, mask = text.partition("/")
+            return f"{int(mark, 0):#x}/{int(mask, 0) if mask else _ALL_BITS:#x}"
+    except ValueError:
+        return text
+    return ",".join(sorted(text.split(","))) if flag == "--ctstate" else text
