@@ -16,11 +16,12 @@ from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadU
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context
 from actors.runtime.roles import Role
-from actors.tree_page import StatusPage, status_json, tree_samples
+from actors.tree_page import StatusPage, status_json, tree_samples, workload_ends_unix_s
 from pilot_agent.environment import go_duration
 from pilot_agent.health import HealthOptions
 from pilot_agent.health.checker import Checker, Probe
-from pilot_agent.health.extra_checks import DNS_TEXT, GrpcBootstrapCheck
+from pilot_agent.health.decision import Facts, refusal
+from pilot_agent.health.extra_checks import GrpcBootstrapCheck
 from pilot_agent.health.generations import Generations
 from pilot_agent.health.keeper import ReadinessKeeper
 from pilot_agent.health.verdict import Verdict
@@ -77,7 +78,13 @@ class HealthActor(RuntimeActor):
         self._name_table = notes.name_table
         self._counters = Counters(notes.counters)
         self._tree, self._tree_s = TreeState(actors=(), supervisor_pss_bytes=0), 0.0
-        self._keeper = ReadinessKeeper(self._options.admin_host, notes.generations, self._generations_changed)
+        self._keeper = ReadinessKeeper(
+            self._options.admin_host,
+            notes.generations,
+            self._generations_changed,
+            ready_port=self._options.envoy_ready_port,
+            certificate_expired=self._certificate_expired,
+        )
         self._bootstrap = GrpcBootstrapCheck(self._options.grpc_bootstrap_path)
         self._listener = adopt(context.settings(StatusListener))
         self._server: StatusServer | None = None
@@ -168,7 +175,7 @@ class HealthActor(RuntimeActor):
         )
         probes: list[Probe] = [application]
         if not self._options.envoy_disabled:
-            probes.insert(0, self._keeper.refusal)
+            probes.insert(0, lambda: refusal(self._keeper.facts(latch=self._options.latch)))
         self._checker = Checker(settings, probes, self._verdict, self._tell_verdict)
         run = functools.partial(self._checker.run, initial_delay=not self._probing, began=self._probing_began)
         self._begin("checker", run)
@@ -209,7 +216,7 @@ class HealthActor(RuntimeActor):
             return
         backend = _Backend(
             not_ready=self._not_ready_because,
-            command_envoy=lambda verb: self.context.send(Role.ENVOY, EnvoyCommand(verb=verb)),
+            command_envoy=self._command,
             all_samples=self._samples,
             page=self._status_page,
             arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
@@ -219,6 +226,11 @@ class HealthActor(RuntimeActor):
         self._server = StatusServer(self._listener, pages.answer)
         self._begin("status-accept", self._serve)
 
+    def _command(self, verb: Literal["drain", "quit", "restart"]) -> None:
+        if verb == "drain":
+            self._keeper.apply(Generations.were_drained)
+        self.context.send(Role.ENVOY, EnvoyCommand(verb=verb))
+
     def _serve(self) -> None:
         assert self._server is not None
         self._server.serve()
@@ -226,13 +238,23 @@ class HealthActor(RuntimeActor):
             raise RuntimeError("the status server ended though the agent goes on")
 
     def _not_ready_because(self) -> str | None:
-        """Return the first failing check's text, in the reference's order; any thread."""
-        refusal = None if self._options.envoy_disabled else self._keeper.refusal()
-        if refusal is None and self._options.grpc_bootstrap_path:
-            refusal = self._bootstrap.refusal()
-        if refusal is None and self._options.dns_expected and not self._name_table:
-            refusal = DNS_TEXT
-        return refusal
+        """Return why not, or None; any thread."""
+        options, state = self._options, self._keeper.generations
+        facts = (
+            Facts(terminated=state.draining_cause, envoy_disabled=True)
+            if options.envoy_disabled
+            else self._keeper.facts(latch=options.latch)
+        )
+        return refusal(
+            msgspec.structs.replace(
+                facts,
+                bootstrap_refusal=self._bootstrap.refusal() or "" if options.grpc_bootstrap_path else "",
+                name_table_missing=options.dns_expected and not self._name_table,
+            )
+        )
+
+    def _certificate_expired(self) -> bool:
+        return any(end_s < time.time() for end_s in workload_ends_unix_s(self._tree))
 
     def _samples(self) -> Iterable[Sample]:
         age_s = time.monotonic() - self._tree_s
@@ -300,14 +322,14 @@ def _step(
 ) -> Generations:
     match message:
         case EpochStarted():
-            return state.started(message.generation, message.epoch, message.admin_port)
+            return state.started(message.generation, message.epoch, message.admin_port, message.pid)
         case EpochLive():
             return state.went_live(message.generation)
         case EpochExited():
             return state.exited(message.generation, message.status)
         case EpochsHeld():
             for each in message.started:
-                state = state.started(each.generation, each.epoch, each.admin_port)
+                state = state.started(each.generation, each.epoch, each.admin_port, each.pid)
             for generation in message.live_generations:
                 state = state.went_live(generation)
             return state.held(tuple(each.generation for each in message.started))

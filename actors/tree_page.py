@@ -13,6 +13,7 @@ from pilot_agent.status.exposition import Sample, series
 from pilot_agent.status.process_metrics import process_samples
 
 _EXPIRY_AT: Final = "cert_expiry_unix_s"
+_ROOTS: Final = ('"ROOTCA"', '"file-root:')
 _EXPIRY_IN: Final = "cert_expiry_seconds"
 
 
@@ -56,6 +57,14 @@ def tree_samples(
             else:
                 yield Sample(series=key, value=value)
     yield from _process_samples(tree, supervisor_pid)
+
+
+def workload_ends_unix_s(tree: TreeState) -> Iterator[float]:
+    """Yield when the certificates end with which this workload identifies itself, as CertActor says."""
+    for actor in tree.actors:
+        for key, value in actor.gauges.items():
+            if key.startswith(_EXPIRY_AT) and not any(roots in key for roots in _ROOTS):
+                yield value
 
 
 def _actor_samples(actor: ActorState, age_s: float) -> Iterator[Sample]:

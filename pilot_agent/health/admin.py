@@ -12,7 +12,7 @@ _LIVE_TIMEOUT_S: Final = 3.0
 _ANSWER_LIMIT_BYTES: Final = 1 << 20
 
 
-class _NoAnswerError(Exception):
+class NoAnswerError(Exception):
     """The admin interface did not answer, or not with 200; the text says how."""
 
 
@@ -30,27 +30,32 @@ def refusal(
     added = "" if alone else readiness.EPOCH_FILTER
     try:
         if not generation.config_received:
-            answer = _stats(host, generation, readiness.CONFIG_FILTER + added, _CONFIG_TIMEOUT_S)
+            answer = stats(host, generation, readiness.CONFIG_FILTER + added, _CONFIG_TIMEOUT_S)
             text = readiness.epoch_refusal(answer, generation.epoch) or readiness.config_refusal(answer)
             if text is not None:
                 return text
             config_received()
-    except (_NoAnswerError, readiness.StatsError) as error:
+    except (NoAnswerError, readiness.StatsError) as error:
         return str(error)
     try:
-        answer = _stats(host, generation, readiness.LIVE_FILTER + added, _LIVE_TIMEOUT_S)
+        answer = stats(host, generation, readiness.LIVE_FILTER + added, _LIVE_TIMEOUT_S)
         return readiness.epoch_refusal(answer, generation.epoch) or readiness.live_refusal(answer)
-    except (_NoAnswerError, readiness.StatsError) as error:
+    except (NoAnswerError, readiness.StatsError) as error:
         return f"failed to get readiness stats: {error}"
 
 
-def _stats(host: str, generation: Generation, name_filter: str, timeout_s: float) -> str:
+def stats(host: str, generation: Generation, name_filter: str, timeout_s: float) -> str:
+    """Return the stats that match, a line each.
+
+    Raises:
+        NoAnswerError: no answer within `timeout_s`, or another status than 200.
+    """
     target = f"/stats?usedonly&filter={name_filter}"
     port = generation.admin_port
     try:
         answer = fetch(host, port, "GET", target, timeout_s=timeout_s, limit_bytes=_ANSWER_LIMIT_BYTES)
     except HttpError as error:
-        raise _NoAnswerError(as_url_error("GET", url_of(host, port, target), error)) from error
+        raise NoAnswerError(as_url_error("GET", url_of(host, port, target), error)) from error
     if answer.status != 200:
-        raise _NoAnswerError(f"unexpected status {answer.status}")
+        raise NoAnswerError(f"unexpected status {answer.status}")
     return answer.body.decode(errors="replace")

@@ -15,6 +15,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     generation: int  # grows for the agent's whole life
     epoch: int
     admin_port: int
+    pid: int = 0  # 0: not known
     live: bool = False  # EnvoyActor says so
     config_received: bool = False  # latch: CDS and LDS were accepted
     ready: bool = False  # latch: LIVE with workers
@@ -26,15 +27,17 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
     alive: tuple[Generation, ...] = ()
     last_exit: str = ""  # of the one that ended last, in words
     draining_cause: str = ""  # not empty: the agent is ending
+    drained: bool = False  # an operator has drained the listeners of those that live
+    ever_ready: bool = False
+    listened: bool = False  # Envoy's own readiness listener was seen to accept
 
-    def started(self, generation: int, epoch: int, admin_port: int) -> Self:
+    def started(self, generation: int, epoch: int, admin_port: int, pid: int = 0) -> Self:
         """Note a new process; one that is known already keeps what it proved."""
         if self.find(generation) is not None:
             return self
-        new = Generation(generation=generation, epoch=epoch, admin_port=admin_port)
-        return msgspec.structs.replace(
-            self, alive=tuple(sorted((*self.alive, new), key=lambda each: each.generation))
-        )
+        new = Generation(generation=generation, epoch=epoch, admin_port=admin_port, pid=pid)
+        alive = tuple(sorted((*self.alive, new), key=lambda each: each.generation))
+        return msgspec.structs.replace(self, alive=alive, drained=False)
 
     def went_live(self, generation: int) -> Self:
         return self._with(generation, live=True)
@@ -43,11 +46,18 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
         return self._with(generation, config_received=True)
 
     def earned(self, generation: int) -> Self:
-        return self._with(generation, config_received=True, ready=True)
+        earned = self._with(generation, config_received=True, ready=True)
+        return msgspec.structs.replace(earned, ever_ready=self.ever_ready or earned.any_ready())
 
     def exited(self, generation: int, status: str) -> Self:
         kept = tuple(each for each in self.alive if each.generation != generation)
         return msgspec.structs.replace(self, alive=kept, last_exit=status)
+
+    def listens(self) -> Self:
+        return msgspec.structs.replace(self, listened=True)
+
+    def were_drained(self) -> Self:
+        return msgspec.structs.replace(self, drained=True)
 
     def draining(self, cause: str) -> Self:
         return msgspec.structs.replace(self, draining_cause=self.draining_cause or cause)
@@ -63,6 +73,10 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
 
     def any_ready(self) -> bool:
         return any(each.ready for each in self.alive)
+
+    def earned_ones(self) -> tuple[Generation, ...]:
+        """Return those that have proved themselves, newest first."""
+        return tuple(each for each in reversed(self.alive) if each.ready)
 
     def unearned(self) -> tuple[Generation, ...]:
         """Return those that must still prove themselves, newest first."""

@@ -1,11 +1,13 @@
-"""Answers "is Envoy ready?" for any thread; what was earned once is answered from memory."""
+"""Answers "is Envoy ready?" for any thread, by asking Envoy no more often than is needed."""
 
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from pilot_agent.health.admin import refusal
+from pilot_agent.health.decision import EnvoyFacts, Facts
 from pilot_agent.health.generations import Generation, Generations
+from pilot_agent.health.watch import Seen, Watch, process_state
 
 _EARN_AFTER_S: Final = 0.1
 _EARN_AFTER_AT_MOST_S: Final = 2.0
@@ -16,8 +18,8 @@ probe, and one that never gets CDS (a bootstrap of the user's own) is not asked 
 class ReadinessKeeper:
     """Holds the generations, and asks those that have not earned readiness yet.
 
-    One question to Envoy is under way at a time; who comes meanwhile waits for it (4 s at most) and
-    then sees its result. Nobody waits where a generation is ready already.
+    One question to Envoy is under way at a time. While no generation is ready, who comes meanwhile waits
+    for it (4 s at most) and then sees its result; afterwards it gets what was seen last.
     """
 
     def __init__(
@@ -25,8 +27,21 @@ class ReadinessKeeper:
         host: str,
         generations: Generations,
         changed: Callable[[Generations], None],
+        *,
+        ready_port: int = 15021,
+        certificate_expired: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`changed` is called, on whichever thread it happens, after each change worth keeping."""
+        """`changed` is called, on whichever thread it happens, after each change worth keeping.
+
+        Args:
+            host: The loopback address of Envoy's own ports.
+            generations: What is known already.
+            changed: See above.
+            ready_port: Envoy's own readiness listener.
+            certificate_expired: Whether a workload certificate has expired, so that Envoy is to be asked
+                whether it uses it.
+        """
+        self._watch, self._certificate_expired = Watch(host, ready_port=ready_port), certificate_expired
         self._host, self._changed = host, changed
         self._state = generations
         self._lock = threading.Lock()  # guards _state; never held during I/O
@@ -49,16 +64,50 @@ class ReadinessKeeper:
         if differs:
             self._changed(self._state)
 
-    def refusal(self) -> str | None:
-        """Return None when Envoy is ready, else the reason. Blocks for Envoy's admin at most (1 s + 3 s)."""
+    def facts(self, *, latch: bool = False) -> Facts:
+        """Return what is known of Envoy now. Blocks for its admin interface at most (1 s + 3 s)."""
         state = self._state
-        if state.draining_cause:
-            return f"server is terminated: {state.draining_cause}"
-        if state.any_ready():
-            return None
-        if not state.alive:
-            return _no_envoy(state)
-        return self._asked()
+        if state.draining_cause or (latch and state.ever_ready):
+            return _facts(state, latch=latch)
+        if not state.any_ready():
+            text = self._asked() if state.alive else None
+            state = self._state
+            if not state.any_ready():
+                envoys = tuple(_unproved(each, text) for each in state.alive)
+                return _facts(state, latch=latch, envoys=envoys)
+        return self._serving(latch=latch)
+
+    def _serving(self, *, latch: bool) -> Facts:
+        """Look at those that are ready, the newest first, until one is found that serves."""
+        expired, state = self._certificate_expired(), self._state
+        envoys: list[EnvoyFacts] = []
+        seen = Seen(at_s=0.0)
+        for each in state.earned_ones():
+            process = process_state(each.pid)
+            if process == "runs":
+                seen = self._watch.seen(each, certificate_expired=expired)
+            since_s = seen.silent_since_s
+            silent_s = 0.0 if since_s is None else max(seen.at_s - since_s, 0.0)
+            envoys.append(
+                EnvoyFacts(
+                    generation=each.generation,
+                    earned=True,
+                    process=process,
+                    refusal=seen.refusal,
+                    silent_s=silent_s,
+                )
+            )
+            if process == "runs" and not seen.refusal and silent_s == 0.0:
+                break
+        if seen.listens and not state.listened:
+            self.apply(Generations.listens)
+        return _facts(
+            state,
+            latch=latch,
+            envoys=tuple(reversed(envoys)),
+            listeners_gone=seen.listens is False and state.listened,
+            certificate_expired_s=seen.expired_s,
+        )
 
     def earn(self) -> None:
         """Ask every generation that is LIVE and not ready yet, for as long as `close` was not called.
@@ -126,3 +175,28 @@ class ReadinessKeeper:
 
 def _no_envoy(state: Generations) -> str:
     return f"Envoy has ended: {state.last_exit}" if state.last_exit else "Envoy was not started yet"
+
+
+def _unproved(generation: Generation, text: str | None) -> EnvoyFacts:
+    process = process_state(generation.pid)
+    return EnvoyFacts(generation=generation.generation, process=process, refusal=text or "")
+
+
+def _facts(
+    state: Generations,
+    *,
+    latch: bool,
+    envoys: tuple[EnvoyFacts, ...] = (),
+    listeners_gone: bool = False,
+    certificate_expired_s: float = 0.0,
+) -> Facts:
+    return Facts(
+        terminated=state.draining_cause,
+        drained=state.drained,
+        latch=latch,
+        ever_ready=state.ever_ready,
+        envoys=envoys,
+        last_exit=state.last_exit,
+        listeners_gone=listeners_gone,
+        certificate_expired_s=certificate_expired_s,
+    )

@@ -16,6 +16,8 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     admin_host: str = "127.0.0.1"  # "::1" in IPv6 mode
     source_address: str = "127.0.0.6"  # "::6" in IPv6 mode; traffic redirection lets it pass
     envoy_disabled: bool = False
+    envoy_ready_port: int = 15021  # Envoy's own readiness listener
+    latch: bool = False  # ready once is ready for ever, as in the reference
     grpc_bootstrap_path: str = ""  # empty: no such check; only a file that was asked for is waited for
     dns_expected: bool = False  # readiness waits for the first name table
     probe_host: str = "localhost"  # where a probe without a host goes
@@ -35,6 +37,8 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             admin_host="::1" if ipv6 else "127.0.0.1",
             source_address="::6" if ipv6 else "127.0.0.6",
+            envoy_ready_port=environment.integer("ENVOY_STATUS_PORT", 15021),
+            latch=environment.boolean("READINESS_LATCH", default=False),
             envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
             grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP"),
             dns_expected=capture or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False),

@@ -8,6 +8,7 @@ from typing import Final
 
 CONFIG_FILTER: Final = r"^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$"
 LIVE_FILTER: Final = r"^(server\.state|listener_manager\.workers_started)"
+LIVE_STATS: Final = ("server.state", "listener_manager.workers_started")
 EPOCH_FILTER: Final = r"|^server\.hot_restart_epoch$"
 """Added to either where two Envoys may stand behind one admin port."""
 
@@ -65,10 +66,10 @@ def config_refusal(answer: str) -> str | None:
 def live_refusal(answer: str) -> str | None:
     """Return why Envoy does not serve yet; None when it is LIVE and its workers run."""
     try:
-        state, workers = stat(answer, "server.state"), stat(answer, "listener_manager.workers_started")
+        state, workers = (stat(answer, name) for name in LIVE_STATS)
     except StatsError as error:
         return f"failed to get readiness stats: {error}"
-    for name, value in (("server.state", state), ("listener_manager.workers_started", workers)):
+    for name, value in zip(LIVE_STATS, (state, workers), strict=True):
         if value is None:
             return f"failed to get readiness stats: {name} is not yet updated: {answer}"
     if state:

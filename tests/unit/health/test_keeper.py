@@ -5,14 +5,26 @@ import time
 
 import pytest
 
+from pilot_agent.health.decision import refusal
 from pilot_agent.health.generations import Generations
 from pilot_agent.health.keeper import ReadinessKeeper
 from tests.support.fake_envoy_admin import READY, FakeEnvoyAdmin
 from tests.support.http_peer import closed_port
 
 
-def keeper(generations: Generations) -> ReadinessKeeper:
-    return ReadinessKeeper("127.0.0.1", generations, lambda _: None)
+class Asked(ReadinessKeeper):
+    """A keeper with the decision on top, as HealthActor has it."""
+
+    latch = False
+
+    def refusal(self) -> str | None:
+        return refusal(self.facts(latch=self.latch))
+
+
+def keeper(generations: Generations, *, latch: bool = False) -> Asked:
+    asked = Asked("127.0.0.1", generations, lambda _: None, ready_port=closed_port())
+    asked.latch = latch
+    return asked
 
 
 def one(port: int) -> Generations:
@@ -30,8 +42,9 @@ def test_the_stats_asked_for_are_those_of_the_reference_and_only_until_readiness
         assert asked.refusal() is None
         config = r"^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$"
         live = r"^(server\.state|listener_manager\.workers_started)"
-        assert envoy.asked == [f"/stats?usedonly&filter={each}" for each in (config, live, live)]
-    assert asked.refusal() is None, "a dead admin port does not take back what was earned"
+        watched = live + r"|^server\.hot_restart_epoch$"
+        assert envoy.asked == [f"/stats?usedonly&filter={each}" for each in (config, live, live, watched)]
+    assert asked.refusal() is None, "a dead admin port does not take back at once what was earned"
 
 
 def test_an_admin_port_that_is_not_open_is_told_in_the_words_of_go() -> None:
@@ -145,3 +158,20 @@ def test_what_ended_unseen_is_dropped(held: tuple[int, ...]) -> None:
 
 def test_a_generation_told_twice_keeps_what_it_earned() -> None:
     assert one(9).earned(1).started(1, 0, 9).any_ready()
+
+
+def test_the_latch_is_the_references_nothing_takes_readiness_back_but_the_end() -> None:
+    asked = keeper(one(closed_port()).earned(1).exited(1, "signal: killed"), latch=True)
+    assert asked.refusal() is None
+    asked.apply(lambda state: state.draining("signal: terminated"))
+    assert asked.refusal() == "server is terminated: signal: terminated"
+    assert keeper(Generations(), latch=True).refusal() == "Envoy was not started yet", "nothing was earned"
+
+
+def test_a_drain_by_an_operator_ends_readiness_until_a_new_envoy_has_earned_its_own() -> None:
+    with FakeEnvoyAdmin() as envoy:
+        asked = keeper(one(envoy.port).earned(1))
+        asked.apply(Generations.were_drained)
+        assert asked.refusal() == "the listeners were drained: /drain was called"
+        asked.apply(lambda state: state.exited(1, "signal: killed").started(2, 0, envoy.port).earned(2))
+        assert asked.refusal() is None
