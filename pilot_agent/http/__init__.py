@@ -5,7 +5,7 @@ import), sockets and limits are ours.
 """
 
 from pilot_agent.http.client import Exchange, Response, exchange_on, fetch, open_exchange
-from pilot_agent.http.dial import Dialing
+from pilot_agent.http.dial import Deadline, Dialing, Resolve, Resolved, resolved
 from pilot_agent.http.errors import (
     ConnectError,
     HttpError,
@@ -19,17 +19,21 @@ from pilot_agent.http.errors import (
 
 __all__ = [
     "ConnectError",
+    "Deadline",
     "Dialing",
     "Exchange",
     "HttpError",
     "HttpTimeoutError",
     "ProtocolError",
     "RedirectError",
+    "Resolve",
+    "Resolved",
     "Response",
     "ResponseTooLargeError",
     "as_url_error",
     "exchange_on",
     "fetch",
     "open_exchange",
+    "resolved",
     "url_of",
 ]

@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,10 +29,20 @@ class Deadline:
         """
         if self._end is None:
             return None
-        left_s = self._end - time.monotonic()
+        left_s = self.left_s()
         if left_s <= 0:
             raise HttpTimeoutError(_AWAITING)
         return left_s
+
+    def left_s(self) -> float:
+        """Return the seconds left, 0 when it has passed, a day without a limit."""
+        return 86_400.0 if self._end is None else max(self._end - time.monotonic(), 0.0)
+
+
+Resolved = tuple[socket.AddressFamily, tuple[str, int]]
+"""One address that a name stands for, with the port."""
+
+Resolve = Callable[[str, int], Sequence[Resolved]]
 
 
 class Dialing(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +56,8 @@ class Dialing(msgspec.Struct, frozen=True, kw_only=True):
     linger_s: int | None = None  # SO_LINGER; None: the kernel's default
     tls: bool = False  # without verification of the peer's certificate, as probes want it
     alpn: tuple[str, ...] = ()  # offered with TLS; empty: no such offer
+    roots_path: str | None = None  # verify against this bundle; empty: the library's; None: do not verify
+    resolve: Resolve | None = None  # instead of the system's look-up; raises ConnectError
 
 
 def connect(host: str, port: int, deadline: Deadline, dialing: Dialing) -> socket.socket:
@@ -55,7 +68,7 @@ def connect(host: str, port: int, deadline: Deadline, dialing: Dialing) -> socke
         HttpTimeoutError: the deadline passed.
     """
     first: ConnectError | None = None
-    for family, address in _resolved(host, port):
+    for family, address in (dialing.resolve or resolved)(host, port):
         try:
             return _connected(family, address, host, deadline, dialing)
         except ConnectError as error:
@@ -63,7 +76,12 @@ def connect(host: str, port: int, deadline: Deadline, dialing: Dialing) -> socke
     raise first or ConnectError(f"dial tcp: lookup {host}: no such host")
 
 
-def _resolved(host: str, port: int) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
+def resolved(host: str, port: int) -> list[Resolved]:
+    """Return the addresses of `host` in the system's order.
+
+    Raises:
+        ConnectError: there is none.
+    """
     # As bytes: getaddrinfo loads the codec for international names for any text (0.7 MB in each process).
     name = host.encode() if host.isascii() else host
     try:
@@ -83,7 +101,7 @@ def _connected(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, dialing.linger_s))
         _bind(sock, dialing.source_address, literal=address[0] == host.partition("%")[0])
         sock.connect(address)
-        return _wrapped(sock, host, deadline, dialing.alpn) if dialing.tls else sock
+        return _wrapped(sock, host, deadline, dialing) if dialing.tls else sock
     except TimeoutError as error:
         sock.close()
         if error.errno == errno.ETIMEDOUT:
@@ -107,20 +125,27 @@ def _bind(sock: socket.socket, source_address: str, *, literal: bool) -> None:
             raise
 
 
-def _wrapped(sock: socket.socket, host: str, deadline: Deadline, alpn: tuple[str, ...]) -> socket.socket:
+def _wrapped(sock: socket.socket, host: str, deadline: Deadline, dialing: Dialing) -> socket.socket:
     import ssl  # noqa: PLC0415  # few probes want it
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
+    if dialing.roots_path is None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context(cafile=dialing.roots_path or None)
+    if dialing.alpn:
+        context.set_alpn_protocols(list(dialing.alpn))
     sock.settimeout(deadline.remaining_s())
     return context.wrap_socket(sock, server_hostname=host)
 
 
 def words(error: OSError) -> str:
     """Return the system's words for an error in Go's spelling: all lower case."""
+    if hasattr(error, "library"):  # an ssl.SSLError, whose number is not the system's
+        parts = (getattr(error, name, None) for name in ("reason", "verify_message"))
+        said = ": ".join(str(part) for part in parts if part) or str(error)
+        return "tls: " + said.replace("_", " ").lower()
     known = error.errno is not None and error.errno in errno.errorcode
     text = os.strerror(error.errno) if known and error.errno else str(error)
     return text[:1].lower() + text[1:]
