@@ -14,6 +14,40 @@ _STREAMS_LIMIT: Final = 100
 """Each stream holds a thread, so ISTIO_GPRC_MAXSTREAMS (100000) cannot be had; Envoy opens one or two."""
 
 
+_STORE: Final = "./var/lib/istio/data/xds-last-known-good"
+_OFF: Final = frozenset({"off", "no", "none", "disabled"})
+
+
+class LastKnownGood(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the store that a start without istiod is served from."""
+
+    directory: str = _STORE
+    limit_bytes: int = 256 << 20  # of all files together, when compact
+    grace_s: float = 1.0  # so long a first answer of istiod's is waited for
+    owner: tuple[str, ...] = ()  # what a file is bound to, beside Envoy's node id
+
+    @classmethod
+    def build(cls, environment: Environment, proxy_config: ProxyConfig) -> Self | None:
+        """Return the settings, None where XDS_LAST_KNOWN_GOOD turns it off."""
+        switch = environment.string("XDS_LAST_KNOWN_GOOD").strip().lower()
+        is_on = True
+        if switch in _OFF:
+            is_on = False
+        elif switch and switch != "on":
+            is_on = environment.boolean("XDS_LAST_KNOWN_GOOD", default=True)
+        if not is_on:
+            return None
+        return cls(
+            limit_bytes=environment.integer("XDS_LAST_KNOWN_GOOD_MAX_BYTES", 256 << 20),
+            grace_s=environment.seconds("XDS_LAST_KNOWN_GOOD_GRACE", 1.0),
+            owner=(
+                proxy_config.discovery_address,
+                environment.string("ISTIO_META_CLUSTER_ID"),
+                environment.string("SERVICE_ACCOUNT"),
+            ),
+        )
+
+
 class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of both halves of the xDS path."""
 
@@ -34,6 +68,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     streams_limit: int = _STREAMS_LIMIT
     wants_name_table: bool = False  # the agent's DNS server is on
     wants_trust_bundle: bool = False  # PCDS
+    last_known_good: LastKnownGood | None = None  # None: nothing is kept, nothing is served from it
 
     @classmethod
     def build(cls, environment: Environment, proxy_config: ProxyConfig, node: Node) -> Self:
@@ -63,6 +98,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
             streams_limit=min(environment.integer("ISTIO_GPRC_MAXSTREAMS", 100_000), _STREAMS_LIMIT),
             wants_name_table=_dns_is_on(environment, node),
             wants_trust_bundle=environment.boolean("PROXY_CONFIG_XDS_AGENT", default=False),
+            last_known_good=LastKnownGood.build(environment, proxy_config),
         )
 
 

@@ -9,6 +9,7 @@ CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
 NDS = "type.googleapis.com/istio.networking.nds.v1.NameTable"
+SDS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 PCDS = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig"
 HEALTH = "type.googleapis.com/istio.v1.HealthInformation"
 

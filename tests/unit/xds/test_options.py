@@ -161,3 +161,29 @@ def test_the_client_certificate_is_provisioned_or_mounted_or_none(
 ) -> None:
     metadata = {"ISTIO_META_TLS_CLIENT_KEY": "/m/key", "ISTIO_META_TLS_CLIENT_CERT_CHAIN": "/m/chain"}
     assert roots.client_pair(Environment(variables), metadata) == expected
+
+
+@pytest.mark.parametrize("text", ["off", "OFF", " off ", "false", "0", "disabled"])
+def test_the_last_known_good_store_can_be_turned_off(text: str) -> None:
+    variables = {"XDS_LAST_KNOWN_GOOD": text}
+    assert build(variables, control_plane_auth_policy="NONE").last_known_good is None
+
+
+@pytest.mark.parametrize("text", ["on", "true", "1", "", "perhaps"])
+def test_anything_else_leaves_it_on_and_nonsense_is_warned_about(text: str) -> None:
+    environment = Environment({"XDS_LAST_KNOWN_GOOD": text})
+    options = XdsOptions.build(environment, ProxyConfig(control_plane_auth_policy="NONE"), NODE)
+    assert options.last_known_good is not None
+    assert bool(environment.warnings) == (text == "perhaps")
+
+
+def test_the_store_is_bound_to_control_plane_cluster_and_account_and_its_limits_can_be_set() -> None:
+    variables = {
+        "ISTIO_META_CLUSTER_ID": "c",
+        "SERVICE_ACCOUNT": "a",
+        "XDS_LAST_KNOWN_GOOD_MAX_BYTES": "1000",
+        "XDS_LAST_KNOWN_GOOD_GRACE": "250ms",
+    }
+    store = build(variables, control_plane_auth_policy="NONE", discovery_address="d:1").last_known_good
+    assert store is not None
+    assert (store.owner, store.limit_bytes, store.grace_s) == (("d:1", "c", "a"), 1000, 0.25)

@@ -75,7 +75,7 @@ def expected(model: Model) -> World:
 
 
 @pytest.mark.parametrize(("variant", "legacy"), [("sotw", True), ("delta", True), ("delta", False)])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(first=WANTED, world=_worlds(), events=EVENTS)
 def test_the_end_state_is_that_of_a_client_that_was_never_cut(
     variant: Variant, legacy: bool, first: set[str], world: World, events: list[tuple[str, Any]]
