@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-WANTED = ("ca-certificates", "iptables", "nftables", "python3-minimal", "libpython3-stdlib", "libc6")
+WANTED = (
+    "ca-certificates",
+    "iptables",
+    "libstdc++6",
+    "nftables",
+    "python3-minimal",
+    "libpython3-stdlib",
+    "libc6",
+)
 _SCRIPTS_ONLY = frozenset(
     # what these packages ask for their installation or their shell scripts, and no program needs
     {
@@ -96,10 +104,6 @@ def copy_packages(base: Path, output: Path) -> None:
         "/usr/lib/os-release",
     ):
         _copy(base, output, path)
-    for compiled in (output / "usr/lib").glob("python3.*"):
-        cached = base / compiled.relative_to(output) / "__pycache__"
-        if cached.is_dir():
-            shutil.copytree(cached, compiled / "__pycache__", dirs_exist_ok=True)
 
 
 def link_alternatives(base: Path, output: Path) -> None:

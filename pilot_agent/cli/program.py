@@ -1,7 +1,7 @@
 """From the words of the command line to an exit status."""
 
+import _signal  # type: ignore[import-not-found]  # `signal` itself loads `enum`, a tenth of a hook's start
 import os
-import signal
 from collections.abc import Sequence
 from typing import Final
 
@@ -85,5 +85,5 @@ def _fill_standard_descriptors() -> None:
 
 def _default_interrupt() -> None:
     """Let Ctrl-C end the process as it ends others, without Python's KeyboardInterrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

@@ -3,6 +3,7 @@
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,13 +21,13 @@ from tests.support.pod_life import (
 )
 
 
-def lives_and_dies_as_kubernetes_wants(name: str, directory: Path) -> None:
+def lives_and_dies_as_kubernetes_wants(name: str, directory: Path, **more: Any) -> None:  # what Pod takes
     """Start, probe, kill, start again over what was left, run the hooks, end.
 
     The killed container stands for one that was out of memory: Kubernetes starts another over the same
     volumes, with stale sockets and files in them.
     """
-    with provisioned(name, directory) as (pod, _):
+    with provisioned(name, directory, **more) as (pod, _):
         first = pod.start()
         post_start = Beside(first, hook(name, "postStart")) if hook(name, "postStart") else None
         wait_ready(pod, first)

