@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from actors.cert import CertActor
+from actors.dns import DnsActor
 from actors.downstream_xds import DownstreamXdsActor
 from actors.envoy import EnvoyActor
 from actors.health import HealthActor
@@ -16,13 +17,19 @@ from actors.runtime.supervisor import Supervisor
 from actors.runtime.workers import Prestarted
 from actors.sds import SdsActor
 from actors.upstream_xds import UpstreamXdsActor
+from pilot_agent.dns.options import DnsOptions
+from pilot_agent.dns.workers import WORKERS as DNS_WORKERS
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
 
 _BASE_LIMIT: Final = 96 * MIB
 _XDS_LIMIT: Final = 64 * MIB + 5 * 128 * MIB
 """A message of 128 MiB may stand in an xDS actor five times over while it passes (measured)."""
+_DNS_LIMIT: Final = 256 * MIB
+"""A name table of 20 MiB, 200,000 names, passes."""
 
 CHILD_SPECS: Final = (
+    # Names first, as in the reference; with DNS capture off it is left out.
+    ChildSpec(role=Role.DNS, actor=DnsActor, quit_s=5.0, private_limit_bytes=_DNS_LIMIT),
     # What Envoy waits for comes first, and the rest while Envoy loads (60 ms before it connects).
     ChildSpec(role=Role.SDS, actor=SdsActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, holds_secrets=True),
     ChildSpec(role=Role.DOWNSTREAM_XDS, actor=DownstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
@@ -54,6 +61,7 @@ CHILD_SPECS: Final = (
 )
 
 WORKERS: Final = {
+    **DNS_WORKERS,
     **SECURITY_WORKERS,
     "reflect": "pilot_agent.xds.reflect_worker:reflect",
 }
@@ -74,11 +82,13 @@ def run_tree(
     process.one_arena()
     process.name_process("pilot-agent")
     process.keep_secrets()  # its /proc/PID/fd leads to every notebook
+    settings = Settings(options)
     supervisor = Supervisor(
         CHILD_SPECS,
-        settings=Settings(options),
+        settings=settings,
         workers=WORKERS,
         envoy_after=_ENVOY_AFTER,
+        left_out=frozenset() if settings.get(DnsOptions).enabled else frozenset({Role.DNS}),
         kept=kept,
         prestarted=prestarted,
     )

@@ -7,6 +7,7 @@ import msgspec
 
 from actors.messages.cert import TrustBundle
 from actors.messages.control import PeerRestarted
+from actors.messages.dns import NameTableTaken, NameTableWanted
 from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
 from actors.messages.xds import (
     NameTable,
@@ -61,6 +62,8 @@ class UpstreamXdsActor(RuntimeActor):
         context.on_channel(ResponseTaken, streams.on_taken)
         context.on_channel(StreamClosed, streams.on_closed)
         context.on_channel(StreamsHeld, streams.on_held)
+        context.on_channel(NameTableWanted, streams.on_name_table_wanted)
+        context.on_channel(NameTableTaken, streams.name_tables.on_taken)
 
     def on_start(self) -> None:
         address, cluster = self._options.upstream_address, self._options.cluster_id
@@ -75,6 +78,8 @@ class UpstreamXdsActor(RuntimeActor):
                 self._note_health(message.message)
             case PeerRestarted(role=Role.DOWNSTREAM_XDS):
                 self._streams.drop(lambda stream: stream.incarnation < message.incarnation)
+            case PeerRestarted(role=Role.DNS):
+                self._streams.name_tables.send_again()
             case PeerRestarted():
                 pass
             case _:
@@ -98,6 +103,8 @@ class Streams:
         self._dialer = Dialer(options)
         self._lock = threading.Lock()
         self._mark = context.mark("request towards istiod")
+        self._wants_name_table = options.wants_name_table
+        self.name_tables = NameTables(context)
         self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
 
     def on_opened(self, _: Role, message: StreamOpened) -> None:
@@ -126,6 +133,15 @@ class Streams:
     def on_held(self, _: Role, message: StreamsHeld) -> None:
         self.drop(lambda stream: stream not in message.streams)
 
+    def on_name_table_wanted(self, sender: Role, message: NameTableWanted) -> None:
+        del sender, message
+        with self._lock:
+            if self._wants_name_table:
+                return
+            self._wants_name_table = True
+            for _, stream, _ in self._open.values():
+                stream.consume(type_urls.NAME_TABLE)
+
     def drop(self, is_gone: Callable[[StreamId], bool]) -> None:
         """End the streams whose other end is gone."""
         with self._lock:
@@ -152,7 +168,7 @@ class Streams:
     def _make(self, opened: StreamOpened) -> IstiodStream:
         options = self._options
         wanted = {
-            type_urls.NAME_TABLE: options.wants_name_table,
+            type_urls.NAME_TABLE: self._wants_name_table,
             type_urls.PROXY_CONFIG: options.wants_trust_bundle,
         }
         return IstiodStream(
@@ -160,7 +176,7 @@ class Streams:
             name=opened.stream.label,
             address=options.upstream_address,
             dialer=self._dialer,
-            port=_Port(self._context, opened.stream),
+            port=_Port(self._context, opened.stream, self.name_tables),
             health=self._health,
             consumes=tuple(type_url for type_url, is_wanted in wanted.items() if is_wanted),
         )
@@ -171,11 +187,38 @@ class Streams:
         return thread
 
 
+class NameTables:
+    """Hands name tables to DnsActor, and keeps the newest until it says that it has it. Thread-safe."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._number = context.incarnation << 32
+        self._untaken: NameTable | None = None
+
+    def send(self, body: bytes) -> None:
+        with self._lock:
+            self._number += 1
+            self._untaken = NameTable(body=body, number=self._number)
+            self._context.send(Role.DNS, self._untaken)
+
+    def send_again(self) -> None:
+        """DnsActor lives again: what it did not take may have died with it."""
+        with self._lock:
+            if self._untaken is not None:
+                self._context.send(Role.DNS, self._untaken)
+
+    def on_taken(self, _: Role, message: NameTableTaken) -> None:
+        with self._lock:
+            if self._untaken is not None and self._untaken.number == message.number:
+                self._untaken = None
+
+
 class _Port:
     """Sends one stream's events to whom they concern."""
 
-    def __init__(self, context: Context, identity: StreamId) -> None:
-        self._context, self._identity = context, identity
+    def __init__(self, context: Context, identity: StreamId, name_tables: NameTables) -> None:
+        self._context, self._identity, self._name_tables = context, identity, name_tables
 
     def response(self, leg: int, body: bytes) -> None:
         self._context.send(Role.DOWNSTREAM_XDS, Response(stream=self._identity, leg=leg, body=body))
@@ -184,7 +227,7 @@ class _Port:
         self._context.send(Role.DOWNSTREAM_XDS, ReplayWanted(stream=self._identity, leg=leg))
 
     def name_table(self, body: bytes) -> None:
-        self._context.send(Role.DNS, NameTable(body=body))
+        self._name_tables.send(body)
 
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None:
         self._context.send(Role.CERT, TrustBundle(ca_certificates_pem=ca_certificates_pem))

@@ -62,6 +62,19 @@ class RunWorker(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
 
 
+class KeepDescriptors(msgspec.Struct, frozen=True, kw_only=True):
+    """Any → supervisor: keep the descriptors beside this message for my successors.
+
+    They take the place of those that were kept before.
+    """
+
+
+class StartActor(msgspec.Struct, frozen=True, kw_only=True):
+    """Any → supervisor: start an actor that was left out at the agent's start; harmless when it runs."""
+
+    role: str
+
+
 class WorkerExited(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: the worker that you asked for has ended."""
 

@@ -14,7 +14,7 @@ class WorkloadUnhealthy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NameTableReceived(msgspec.Struct, frozen=True, kw_only=True):
-    """UpstreamXds → Health: istiod's first name table (NDS) is here.
+    """Dns → Health: istiod's first name table (NDS) is here and names are answered from it.
 
     With DNS capture on, readiness waits for it.
     """

@@ -113,6 +113,10 @@ class StreamsHeld(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NameTable(msgspec.Struct, frozen=True, kw_only=True):
-    """UpstreamXds → Dns: istiod's name table (NDS), as its bytes. Mirrors: the NDS handler."""
+    """UpstreamXds → Dns: istiod's name table (NDS), as its bytes. Mirrors: the NDS handler.
+
+    Reply: NameTableTaken with the same number.
+    """
 
     body: bytes
+    number: int = 0  # unique for the life of the agent

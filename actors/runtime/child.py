@@ -11,14 +11,23 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
 import pykka
 import setproctitle
 
-from actors.messages.control import Fatal, Heartbeat, HeartbeatAnswered, Quit, Ready, RunWorker, WorkerExited
+from actors.messages.control import (
+    Fatal,
+    Heartbeat,
+    HeartbeatAnswered,
+    KeepDescriptors,
+    Quit,
+    Ready,
+    RunWorker,
+    WorkerExited,
+)
 from actors.runtime import process
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.channels import ReaderThread, Receiver, Sender
@@ -52,12 +61,13 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     inbound: dict[Role, int]
     prestarted: dict[str, int]  # kind → descriptor of a worker that waits
     kept: tuple[int, ...]  # descriptors that stand in the settings
+    handed_down: tuple[int, ...]  # by a predecessor
     settings: Settings
 
     def descriptors(self) -> set[int]:
         """Return all that the child must not close."""
         own = {self.control, self.notebook, *self.outbound.values(), *self.inbound.values()}
-        return own | {*self.prestarted.values(), *self.kept, *sink_descriptors()}
+        return own | {*self.prestarted.values(), *self.kept, *self.handed_down, *sink_descriptors()}
 
 
 def live(birth: Birth) -> None:
@@ -107,6 +117,7 @@ class ProcessContext:
         self.role, self.incarnation = birth.spec.role, birth.incarnation
         self.ends_by_itself = birth.spec.ends_by_itself
         self.notebook = FileNotebook(birth.notebook)
+        self.handed_down = birth.handed_down
         self.handlers: dict[type, Callable[[Role, Any], None]] = {}
         self.marks: list[Mark] = []
         self.counters: dict[str, float] = {}
@@ -141,6 +152,9 @@ class ProcessContext:
 
     def tell_supervisor(self, message: object) -> None:
         self._control.send(message)
+
+    def hand_down(self, descriptors: Iterable[int]) -> None:
+        self._control.send(KeepDescriptors(), [os.dup(descriptor) for descriptor in descriptors])
 
     def ready(self) -> None:
         self._control.send(Ready())

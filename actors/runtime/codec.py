@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from actors.messages import cert, control, envoy, health, xds
+from actors.messages import cert, control, dns, envoy, health, xds
 
 FORMAT_VERSION: Final = 1
 CHUNK_BYTES: Final = 96 * 1024
@@ -55,7 +55,7 @@ def _message_types(modules: Iterable[ModuleType]) -> dict[str, type]:
     return found
 
 
-MESSAGE_TYPES: Final = _message_types((cert, control, envoy, health, xds))
+MESSAGE_TYPES: Final = _message_types((cert, control, dns, envoy, health, xds))
 _WITH_BODY: Final = frozenset(
     name for name, kind in MESSAGE_TYPES.items() if "body" in getattr(kind, "__struct_fields__", ())
 )

@@ -4,7 +4,7 @@ An actor gets a `Context` and nothing else of the runtime. All of its methods ma
 thread of the actor's process, and none of them blocks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -53,6 +53,7 @@ class Context(Protocol):
     role: Role
     incarnation: int  # grows by one with every restart of this actor, first 1
     notebook: Notebook
+    handed_down: tuple[int, ...]  # descriptors of a predecessor's `hand_down`, owned by this process
 
     def send(self, to: Role, message: object) -> None:
         """Queue `message` for another actor; at most once, in order, never blocking.
@@ -76,6 +77,13 @@ class Context(Protocol):
 
     def tell_supervisor(self, message: object) -> None:
         """Send one of `actors.messages.control` to the supervisor."""
+
+    def hand_down(self, descriptors: Iterable[int]) -> None:
+        """Have the supervisor keep copies of these descriptors and give them to this actor's successors.
+
+        For bound sockets: what waits in the kernel's queue then outlives whoever serves it. Eight at
+        most; a second call replaces what the first one handed down.
+        """
 
     def ready(self) -> None:
         """Say that this actor serves."""

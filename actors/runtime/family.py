@@ -39,6 +39,7 @@ class Child(msgspec.Struct):
     running: Running | None = None
     answer: HeartbeatAnswered | None = None
     answered_s: float = 0.0
+    handed_down: tuple[int, ...] = ()  # descriptors for its successors, owned by the supervisor
     past_counters: dict[str, float] = msgspec.field(default_factory=dict)  # of the incarnations before
 
     def answered(self, answer: HeartbeatAnswered, now_s: float) -> None:
@@ -55,6 +56,14 @@ class Child(msgspec.Struct):
             self.past_counters = _added(self.past_counters, self.answer.counters)
             self.answer = None
         return ended
+
+    def hand_down(self, descriptors: tuple[int, ...]) -> None:
+        """Keep these descriptors instead of those that were kept."""
+        for descriptor in self.handed_down:
+            os.close(descriptor)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # Envoy is executed from here
+        self.handed_down = descriptors
 
     def vitals(self, private_bytes: int) -> Vitals:
         """Return what the watchdog judges."""

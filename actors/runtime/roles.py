@@ -29,5 +29,8 @@ CHANNELS: Final[tuple[tuple[Role, Role], ...]] = (
     (Role.UPSTREAM_XDS, Role.CERT),
     (Role.UPSTREAM_XDS, Role.DNS),
     (Role.UPSTREAM_XDS, Role.HEALTH),
+    (Role.DNS, Role.UPSTREAM_XDS),
+    (Role.DNS, Role.HEALTH),
+    (Role.HEALTH, Role.DNS),
 )
 """Every directed pair that has a channel. A pair that is not here cannot speak."""

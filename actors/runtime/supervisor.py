@@ -65,6 +65,7 @@ class Supervisor:
         settings: Settings,
         workers: Mapping[str, str],
         envoy_after: frozenset[Role],
+        left_out: frozenset[Role] = frozenset(),
         kept: tuple[int, ...] = (),
         prestarted: tuple[Prestarted, ...] = (),
     ) -> None:
@@ -75,6 +76,7 @@ class Supervisor:
             settings: What the actors find by type.
             workers: Kind of worker → its function, "module:name".
             envoy_after: Envoy is spawned when these actors are Ready (or after 5 s).
+            left_out: These are not started until somebody asks for them (StartActor).
             kept: Descriptors that stand in the settings and that every actor inherits.
             prestarted: Workers that were forked before; the first actor that asks gets each.
         """
@@ -82,6 +84,7 @@ class Supervisor:
         self._channels = ChannelTable.make()
         self._settings, self._workers, self._kept = settings, workers, kept
         self._envoy_after, self._envoys = envoy_after, EnvoyKeeper()
+        self._left_out = set(left_out)
         self._prestarted = {worker.kind: worker for worker in prestarted}
         self._worker_pids: dict[int, tuple[Role | None, int]] = {
             worker.pid: (None, PRESTARTED_ID) for worker in prestarted
@@ -103,7 +106,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()  # the collector's marks would unshare the pages that the children inherit
         for child in self._family.values():
-            if not child.spec.after_envoy:
+            if not child.spec.after_envoy and child.spec.role not in self._left_out:
                 self._start(child)
         self._loop.after(_REST_WAITS_S, self._start_the_rest)
         self._reap()  # what ended before SIGCHLD was listened to
@@ -178,6 +181,7 @@ class Supervisor:
             inbound=self._channels.inbound(role),
             prestarted={w.kind: w.descriptor for w in early} if self._may_use_early(role, child) else {},
             kept=self._kept,
+            handed_down=child.handed_down,
             settings=self._settings,
         )
 
@@ -189,11 +193,18 @@ class Supervisor:
     def _start_the_rest(self) -> None:
         """Start the actors that have not been started yet: Envoy is spawned, or takes its time."""
         for child in self._family.values():
-            if child.incarnation == 0:
+            if child.incarnation == 0 and child.spec.role not in self._left_out:
                 self._start(child)
         while self._prestarted:
             _, worker = self._prestarted.popitem()
             os.close(worker.descriptor)  # the first CertActor has it; its end must be the only one
+
+    def _start_left_out(self, name: str) -> None:
+        child = next((self._family[role] for role in self._left_out if role == name), None)
+        if child is not None:
+            self._left_out.discard(child.spec.role)
+            _log.info(f"actor {name} is started: it was asked for")
+            self._start(child)
 
     # --- what the actors say --------------------------------------------------------------------
 
@@ -220,20 +231,16 @@ class Supervisor:
             case said.HeartbeatAnswered():
                 child.answered(message, time.monotonic())
             case said.Ready():
-                running.ready = True
-                if child.incarnation > 1:
-                    _log.info(f"actor {child.spec.role} is ready again", restarts=child.incarnation - 1)
-                self._spawn_held_back()
+                self._is_up(child, running)
             case said.RunWorker() if len(descriptors) == 1:
                 self._run_worker(child, message, descriptors[0])
-            case said.SpawnEnvoy():
-                self._held_back[message.generation] = message
-                self._spawn_held_back()
-                self._loop.after(_ENVOY_WAITS_S, lambda: self._spawn_held_back(waited=True))
-            case said.SignalEnvoy():
-                self._envoys.signal(message.process, message.signal)
-            case said.EnvoyEndNoted():
-                self._envoys.end_noted(message.generation)
+            case said.KeepDescriptors():
+                child.hand_down(descriptors)
+                return True
+            case said.StartActor():
+                self._start_left_out(message.role)
+            case said.SpawnEnvoy() | said.SignalEnvoy() | said.EnvoyEndNoted():
+                self._take_of_envoy(message)
             case said.Fatal():
                 self._fatal(message)
             case said.EndAgent():
@@ -244,6 +251,23 @@ class Supervisor:
                     f"supervisor: {type(message).__name__} from {child.spec.role}: not understood, skipped"
                 )
         return False
+
+    def _take_of_envoy(self, message: said.SpawnEnvoy | said.SignalEnvoy | said.EnvoyEndNoted) -> None:
+        match message:
+            case said.SpawnEnvoy():
+                self._held_back[message.generation] = message
+                self._spawn_held_back()
+                self._loop.after(_ENVOY_WAITS_S, lambda: self._spawn_held_back(waited=True))
+            case said.SignalEnvoy():
+                self._envoys.signal(message.process, message.signal)
+            case said.EnvoyEndNoted():
+                self._envoys.end_noted(message.generation)
+
+    def _is_up(self, child: Child, running: Running) -> None:
+        running.ready = True
+        if child.incarnation > 1:
+            _log.info(f"actor {child.spec.role} is ready again", restarts=child.incarnation - 1)
+        self._spawn_held_back()
 
     def _fatal(self, message: said.Fatal) -> None:
         if self._phase >= Phase.QUITTING:
@@ -429,7 +453,10 @@ class Supervisor:
     def _tree_state(self, now_s: float) -> said.TreeState:
         pss, _ = process.memory()
         return said.TreeState(
-            actors=tuple(child.state(now_s) for child in self._family.values()), supervisor_pss_bytes=pss
+            actors=tuple(
+                child.state(now_s) for role, child in self._family.items() if role not in self._left_out
+            ),
+            supervisor_pss_bytes=pss,
         )
 
     # --- the end --------------------------------------------------------------------------------

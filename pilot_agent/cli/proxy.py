@@ -120,9 +120,9 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     Raises:
         ValueError: of a topic's own kind, with the text that the user is to read.
     """
-    import msgspec  # noqa: PLC0415  # see the head of this module
-
+    # Imports stand here because of what the head of this module says.
     from pilot_agent.bootstrap.options import BootstrapOptions  # noqa: PLC0415
+    from pilot_agent.dns.options import DnsOptions  # noqa: PLC0415
     from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
     from pilot_agent.health.options import HealthOptions  # noqa: PLC0415
     from pilot_agent.proxyconfig import load  # noqa: PLC0415
@@ -134,20 +134,15 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     config, node = loaded.proxy_config, loaded.node
     security = SecurityOptions.build(environment, config, node)
     security.log_start()
-    xds, health = XdsOptions.build(environment, config, node), HealthOptions.build(environment, config, node)
-    if xds.wants_name_table:
-        # There is no DnsActor yet: readiness must not wait for a table that nobody would take.
-        _log.warn("DNS capture is asked for, but this agent has no DNS proxy yet: no name is answered by it")
-        xds = msgspec.structs.replace(xds, wants_name_table=False)
-        health = msgspec.structs.replace(health, dns_expected=False)
     return (
+        DnsOptions.build(environment, config, node),
         security,
         BootstrapOptions.build(
             environment, loaded, istio_version=build_info().version, external_sds=security.external_sds
         ),
-        xds,
+        XdsOptions.build(environment, config, node),
         StatusOptions.build(environment, config, node, profiling=flags.profiling),
-        health,
+        HealthOptions.build(environment, config, node),
         EnvoyOptions.build(environment, config, node),
     )
 

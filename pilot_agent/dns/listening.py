@@ -16,17 +16,14 @@ IP_PKTINFO: Final = 8  # <linux/in.h>; Python 3.11 has no name for it
 def bind(addresses: Iterable[tuple[str, int]]) -> list[socket.socket]:
     """Return bound sockets, UDP and TCP in turn.
 
-    Port 0 gives UDP a free port, and TCP the same one.
-
     Raises:
         DnsError: one of them cannot be had; none is left open.
     """
     found: list[socket.socket] = []
     try:
         for host, port in addresses:
-            udp = _bound("udp", socket.SOCK_DGRAM, host, port)
-            found.append(udp)
-            found.append(_bound("tcp", socket.SOCK_STREAM, host, udp.getsockname()[1]))
+            found.append(_bound("udp", socket.SOCK_DGRAM, host, port))
+            found.append(_bound("tcp", socket.SOCK_STREAM, host, port))
     except DnsError:
         for sock in found:
             sock.close()
@@ -73,6 +70,7 @@ def _bound(network: str, kind: socket.SocketKind, host: str, port: int) -> socke
 def _prepare_udp(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UDP_QUEUE_BYTES)
     if is_wildcard(sock):  # a reply must come from the address that was asked
-        if sock.family == socket.AF_INET6:
+        if sock.family == socket.AF_INET6:  # tells it of IPv4 clients too
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)

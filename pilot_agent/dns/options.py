@@ -55,7 +55,7 @@ class DnsOptions(msgspec.Struct, frozen=True, kw_only=True):
         del proxy_config  # nothing there is about DNS
         address = environment.string("DNS_PROXY_ADDR", _DEFAULT_ADDRESS) or _DEFAULT_ADDRESS
         on_53 = address.endswith(":53")
-        enabled = is_on(environment, node)
+        enabled = dns_is_on(environment, node)
         if on_53 and os.geteuid() != 0:
             if enabled:
                 _log.error(f"DNS_PROXY_ADDR {address} wants root: {_DEFAULT_ADDRESS} is used instead")
@@ -108,7 +108,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     naming: Naming
 
 
-def is_on(environment: Environment, node: Node) -> bool:
+def dns_is_on(environment: Environment, node: Node) -> bool:
     """Return whether the DNS proxy runs from the start."""
     captured = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
     return captured or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False)

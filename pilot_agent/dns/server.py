@@ -57,6 +57,7 @@ class DnsServer:
             self._reactor.turn()
         for clients in self._tcp:
             clients.close()
+        self._forwarder.close()
         self._reactor.close()
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """The clients that ask over TCP: two bytes of length before each message, several messages a connection."""
 
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -64,7 +65,9 @@ class _Client:
         self._in, self._out = bytearray(), bytearray()
         self._under_way = 0
         self._ended = False  # the client will not ask any more
-        self._idle: Alarm = owner.reactor.after(IDLE_S, self.close)
+        self._is_reading = False  # replies that come now come out of `_take_messages`
+        self._heard_s = time.monotonic()
+        self._idle: Alarm = owner.reactor.after(IDLE_S, self._close_if_idle)
         self._watch()
 
     def close(self) -> None:
@@ -107,10 +110,17 @@ class _Client:
         part = self._socket.recv(_CHUNK_BYTES)
         self._ended = not part
         self._in += part
-        self._stay()
+        self._heard_s = time.monotonic()
         self._take_messages()
 
     def _take_messages(self) -> None:
+        self._is_reading = True
+        try:
+            self._take_whole_messages()
+        finally:
+            self._is_reading = False
+
+    def _take_whole_messages(self) -> None:
         while self._under_way < UNDER_WAY_LIMIT and len(self._in) >= 2:
             size = int.from_bytes(self._in[:2], "big")
             if len(self._in) < size + 2:
@@ -129,25 +139,22 @@ class _Client:
             self.close()  # it asks and does not read
             return
         self._out += len(data).to_bytes(2, "big") + data
-        self._stay()
         try:
             self._write()
         except BlockingIOError:
             pass
         except OSError:
             self.close()
-            return
-        self._owner.reactor.after(0.0, self._go_on)
-
-    def _go_on(self) -> None:
-        """Answer what was read already and had to wait for its turn."""
-        if self._socket.fileno() >= 0:
-            self._take_messages()
+        if not self._is_reading and self._socket.fileno() >= 0:
+            self._take_messages()  # that had to wait for their turn
             self._watch()
 
     def _write(self) -> None:
         del self._out[: self._socket.send(self._out)]
 
-    def _stay(self) -> None:
-        self._idle.cancel()
-        self._idle = self._owner.reactor.after(IDLE_S, self.close)
+    def _close_if_idle(self) -> None:
+        left_s = self._heard_s + IDLE_S - time.monotonic()
+        if left_s <= 0 and not self._under_way:
+            self.close()
+        else:
+            self._idle = self._owner.reactor.after(max(left_s, 1.0), self._close_if_idle)

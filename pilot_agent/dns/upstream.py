@@ -61,13 +61,21 @@ class Forwarder:
     ) -> None:
         self.reactor, self.settings = reactor, settings
         self.open_sockets = 0
+        self.under_way: set[_Exchange] = set()
         self._counters, self._shuffled = counters, shuffled
         self._said_s, self._unsaid = -_SAID_EVERY_S, 0
 
     def forward(self, query: Query, done: Done, *, tcp: bool) -> None:
         """Call `done` once, maybe at once, with the reply or SERVFAIL."""
         self._counters.count("dns_upstream_requests_total")
-        _Exchange(self, query, self._shuffled(self.settings.name_servers), done, tcp=tcp).begin()
+        exchange = _Exchange(self, query, self._shuffled(self.settings.name_servers), done, tcp=tcp)
+        self.under_way.add(exchange)
+        exchange.begin()
+
+    def close(self) -> None:
+        """Let go of what is under way; nobody is told."""
+        for exchange in list(self.under_way):
+            exchange.give_up()
 
     def finished(self, query: Query, reply: bytes | None, began_s: float, done: Done) -> None:
         """Count an exchange that is over; None: it failed."""
@@ -140,14 +148,18 @@ class _Exchange:
         if not self._open and not self._left:
             self._end(None)
 
-    def _end(self, reply: bytes | None) -> None:
-        if self._over:
-            return
+    def give_up(self) -> None:
         self._over = True
+        self._owner.under_way.discard(self)
         self._left.clear()
         for attempt in self._open:
             attempt.close()
         self._open.clear()
+
+    def _end(self, reply: bytes | None) -> None:
+        if self._over:
+            return
+        self.give_up()
         self._owner.finished(self._query, reply, self._began_s, self._done)
 
 

@@ -5,6 +5,7 @@ from typing import Self
 
 import msgspec
 
+from pilot_agent.dns.options import dns_is_on
 from pilot_agent.environment import Environment
 from pilot_agent.health.probe import ReadinessProbe
 from pilot_agent.proxyconfig import Node, ProxyConfig
@@ -33,7 +34,6 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
         ipv6 = ipv6_mode(environment.string("INSTANCE_IP"), node.ip_addresses)
         legacy = environment.boolean("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", default=False)
         probe = ReadinessProbe.parse(proxy_config.readiness_probe) if proxy_config.readiness_probe else None
-        capture = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
         return cls(
             admin_host="::1" if ipv6 else "127.0.0.1",
             source_address="::6" if ipv6 else "127.0.0.6",
@@ -41,7 +41,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
             latch=environment.boolean("READINESS_LATCH", default=False),
             envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
             grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP"),
-            dns_expected=capture or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False),
+            dns_expected=dns_is_on(environment, node),
             probe_host="localhost" if legacy or not node.ip_addresses else node.ip_addresses[0],
             probe=probe if probe is not None and probe.method is not None else None,
             ignored_probe=probe is not None and probe.method is None,

@@ -73,6 +73,13 @@ class _Report:
     """Stands in the queue of requests for "tell the health state now"."""
 
 
+class _Ask:
+    """Stands in the queue of requests for "ask for this internal type now"."""
+
+    def __init__(self, type_url: str) -> None:
+        self.type_url = type_url
+
+
 _REPORT: Final = _Report()
 
 
@@ -81,7 +88,7 @@ class _Leg:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.requests: queue.SimpleQueue[bytes | _Report | None] = queue.SimpleQueue()
+        self.requests: queue.SimpleQueue[bytes | _Report | _Ask | None] = queue.SimpleQueue()
         self.credits: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self.over = threading.Event()
         self.was_served = False  # a response has come
@@ -138,6 +145,12 @@ class IstiodStream:
     def report_health(self) -> None:
         if self._current is not None:
             self._current.requests.put(_REPORT)
+
+    def consume(self, type_url: str) -> None:
+        """Take one more internal type, on this leg and on those that follow."""
+        self._consumes = (*self._consumes, type_url)
+        if self._current is not None:
+            self._current.requests.put(_Ask(type_url))
 
     def close(self) -> None:
         """End the stream for good: Envoy's has ended."""
@@ -284,6 +297,10 @@ class IstiodStream:
         """
         may_report = False
         while (item := leg.requests.get()) is not None:
+            if isinstance(item, _Ask):
+                if may_report:  # else it is asked for behind the listeners
+                    yield self._sent(requests.subscription(self.variant, item.type_url))
+                continue
             body = self._health.request(self.variant) if isinstance(item, _Report) else item
             if body is None or (item is _REPORT and not may_report):
                 continue

@@ -5,6 +5,7 @@ from typing import Final, Self
 
 import msgspec
 
+from pilot_agent.dns.options import dns_is_on
 from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import Node, ProxyConfig
 from pilot_agent.security.server_name import server_name
@@ -96,13 +97,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
             keepalive_timeout_s=environment.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
             receive_limit_bytes=environment.integer("ISTIO_GPRC_MAXRECVMSGSIZE", 4 << 20),
             streams_limit=min(environment.integer("ISTIO_GPRC_MAXSTREAMS", 100_000), _STREAMS_LIMIT),
-            wants_name_table=_dns_is_on(environment, node),
+            wants_name_table=dns_is_on(environment, node),
             wants_trust_bundle=environment.boolean("PROXY_CONFIG_XDS_AGENT", default=False),
             last_known_good=LastKnownGood.build(environment, proxy_config),
         )
-
-
-def _dns_is_on(environment: Environment, node: Node) -> bool:
-    """Source: the reference's local DNS server, when it runs."""
-    captured = environment.boolean("ISTIO_META_DNS_CAPTURE", default=False) and node.role == "sidecar"
-    return captured or environment.boolean("ISTIO_META_ENABLE_DNS_SERVER", default=False)

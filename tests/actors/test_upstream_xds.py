@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import psutil
 import pytest
 
 from actors.messages.cert import TrustBundle
+from actors.messages.control import PeerRestarted
+from actors.messages.dns import NameTableTaken, NameTableWanted
 from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
 from actors.messages.xds import NameTable
 from actors.runtime.roles import Role
@@ -40,9 +43,11 @@ def pair(istiod: FakeIstiod, tmp_path: Path) -> Iterator[XdsPair]:
     made.close()
 
 
-def connected(pair: XdsPair, istiod: FakeIstiod, variant: str) -> tuple[EnvoyClient, IstiodSideStream]:
+def connected(
+    pair: XdsPair, istiod: FakeIstiod, variant: str, generation: int | None = None
+) -> tuple[EnvoyClient, IstiodSideStream]:
     """Return both ends after Envoy asked for clusters and istiod saw it."""
-    envoy = pair.envoy(variant)
+    envoy = pair.envoy(variant, generation)
     envoy.send(request(variant, CDS, node="sidecar~1"))
     stream = istiod.next_stream()
     assert stream.receive().node.id == "sidecar~1"
@@ -125,13 +130,57 @@ def test_a_name_table_and_a_trust_bundle_go_to_their_actors_and_are_acked(
     stream.send(response(variant, NDS, "n1", "7", table=table))
     stream.send(response(variant, PCDS, "n2", "8", config=b"\x92\x02\x03pem"))
 
-    assert pair.others.get(timeout=10) == (Role.DNS, NameTable(body=table))
+    assert pair.others.get(timeout=10) == (Role.DNS, NameTable(body=table, number=(1 << 32) + 1))
     assert pair.others.get(timeout=10) == (Role.CERT, TrustBundle(ca_certificates_pem=("pem",)))
     for type_url, nonce, version in ((NDS, "n1", "7"), (PCDS, "n2", "8")):
         acked = stream.receive()
         assert (acked.type_url, acked.response_nonce) == (type_url, nonce)
         assert not acked.HasField("error_detail")
         assert variant == "delta" or acked.version_info == version
+
+
+@VARIANTS
+def test_a_name_table_is_sent_again_to_a_restarted_dns_actor_until_one_took_it(
+    pair: XdsPair, istiod: FakeIstiod, variant: str
+) -> None:
+    envoy, stream = connected(pair, istiod, variant)
+    past_listeners(envoy, stream, variant)
+    stream.send(response(variant, NDS, "n1", "7", table=b"\x0a\x03\x0a\x01a"))
+    sent = pair.others.get(timeout=10)
+    assert isinstance(sent[1], NameTable)
+
+    pair.upstream.tell_self(PeerRestarted(role=Role.DNS, incarnation=2))
+    assert pair.others.get(timeout=10) == sent
+
+    pair.upstream.receive(Role.DNS, NameTableTaken(number=sent[1].number - 1))  # of an older one
+    pair.upstream.tell_self(PeerRestarted(role=Role.DNS, incarnation=3))
+    assert pair.others.get(timeout=10) == sent
+
+    pair.upstream.receive(Role.DNS, NameTableTaken(number=sent[1].number))
+    pair.upstream.tell_self(PeerRestarted(role=Role.DNS, incarnation=4))
+    pair.refs[Role.UPSTREAM_XDS].ask(WorkloadHealthy())  # all before it was worked on
+    assert pair.others.empty()
+
+
+@VARIANTS
+def test_a_dns_actor_that_starts_later_has_its_table_asked_for_on_open_and_on_new_streams(
+    tmp_path: Path, istiod: FakeIstiod, variant: str
+) -> None:
+    with closing(XdsPair(plaintext_options(tmp_path, istiod.address))) as pair:
+        early, early_stream = connected(pair, istiod, variant)
+        late, late_stream = connected(pair, istiod, variant, generation=2)
+        early.send(request(variant, LDS))
+        assert early_stream.receive().type_url == LDS
+
+        for _ in range(2):  # the second time nothing is asked again
+            pair.upstream.receive(Role.DNS, NameTableWanted())
+        asked = early_stream.receive()
+        assert (asked.type_url, asked.response_nonce) == (NDS, "")
+        assert early_stream.is_quiet()
+
+        late.send(request(variant, LDS))
+        assert [late_stream.receive().type_url for _ in range(2)] == [LDS, NDS]
+        assert late_stream.is_quiet()
 
 
 @VARIANTS

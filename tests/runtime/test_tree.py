@@ -101,6 +101,43 @@ def test_a_killed_actor_is_back_at_once_and_its_peers_are_told(tree: Tree) -> No
     assert "actor cert ended: SIGKILL" in tree.text()
 
 
+def test_an_actor_that_was_left_out_starts_when_it_is_asked_for_and_is_then_like_the_others(
+    tree: Tree,
+) -> None:
+    wait_for(lambda: tree.ask("health", "tree"), what="the tree's state")
+    assert "dns" not in {row[0] for row in tree.ask("health", "tree")}
+    with pytest.raises(OSError, match=r".*"):
+        tree.pid("dns")
+
+    for _ in range(2):  # the second time it runs already
+        tree.ask("health", "start", "dns")
+    old = wait_for(lambda: tree.pid("dns"), what="dns to answer")
+    wait_for(lambda: "dns" in {row[0] for row in tree.ask("health", "tree")}, what="dns in the tree's state")
+    tree.ask("health", "start", "nobody")
+    os.kill(old, signal.SIGKILL)
+    tree.reborn("dns", old)
+    wait_for(lambda: tree.got("sds", "PeerRestarted") == [["PeerRestarted", "dns", 2]])
+
+
+def test_what_waits_in_a_socket_that_was_handed_down_is_read_by_the_successor(tree: Tree) -> None:
+    port = tree.ask("sds", "udp")
+    old = tree.pid("sds")
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", port))
+        for text in (b"first", b"second"):
+            os.kill(old, signal.SIGKILL)
+            client.send(text)
+            tree.reborn("sds", old)
+            old = tree.pid("sds")
+            assert tree.ask("sds", "udp") == port
+            assert tree.ask("sds", "datagram") == text.decode()
+    assert not [
+        link
+        for link in tree.ask("cert", "descriptors")
+        if link in tree.ask("sds", "descriptors") and link.startswith("socket:")
+    ]
+
+
 def test_messages_in_the_queue_survive_the_death_of_their_reader(tree: Tree) -> None:
     old = tree.pid("cert")
     os.kill(old, signal.SIGSTOP)  # it reads nothing any more; the watchdog will kill it

@@ -27,6 +27,7 @@ from actors.messages.control import (
     PeerRestarted,
     Quit,
     SpawnEnvoy,
+    StartActor,
     TreeState,
 )
 from actors.messages.xds import Request, Response, StreamId
@@ -166,6 +167,22 @@ class Puppet(RuntimeActor):
     def do_spawn(self, *argv: str) -> None:
         self.context.tell_supervisor(SpawnEnvoy(generation=1, argv=tuple(argv), environment=dict(os.environ)))
 
+    def do_start(self, role: str) -> None:
+        self.context.tell_supervisor(StartActor(role=role))
+
+    def do_udp(self) -> int:
+        """Listen on a port of UDP, a predecessor's if there is one; return its number."""
+        given = self.context.handed_down
+        self.udp = socket.socket(fileno=given[0]) if given else socket.socket(type=socket.SOCK_DGRAM)
+        if not given:
+            self.udp.bind(("127.0.0.1", 0))
+            self.context.hand_down([self.udp.fileno()])
+        return int(self.udp.getsockname()[1])
+
+    def do_datagram(self) -> str:
+        self.udp.settimeout(5)
+        return self.udp.recv(100).decode()
+
     def do_descriptors(self) -> list[str]:
         return sorted(filter(None, map(_link, Path("/proc/self/fd").iterdir())))
 
@@ -210,13 +227,22 @@ def main() -> int:
             heartbeat_late_s=late_s,
             ends_by_itself=role is Role.ENVOY,
         )
-        for role in (Role.SDS, Role.CERT, Role.DOWNSTREAM_XDS, Role.UPSTREAM_XDS, Role.HEALTH, Role.ENVOY)
+        for role in (
+            Role.DNS,
+            Role.SDS,
+            Role.CERT,
+            Role.DOWNSTREAM_XDS,
+            Role.UPSTREAM_XDS,
+            Role.HEALTH,
+            Role.ENVOY,
+        )
     ]
     supervisor = Supervisor(
         specs,
         settings=Settings([Where(sys.argv[1])]),
         workers={name: f"tests.runtime.tree_under_test:{name}" for name in ("upper", "fail", "sleep", "die")},
         envoy_after=frozenset({Role.SDS, Role.DOWNSTREAM_XDS}),
+        left_out=frozenset({Role.DNS}),
     )
     return supervisor.run()
 

@@ -1,7 +1,7 @@
 """A `Context` for actor tests: it records what is sent, and its clock moves when the test says so."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -55,6 +55,8 @@ class FakeContext:
     sent: list[tuple[Role, object]] = field(default_factory=list)
     told_supervisor: list[object] = field(default_factory=list)
     is_ready: bool = False
+    handed_down: tuple[int, ...] = ()
+    hands_down: tuple[int, ...] = ()  # what was handed to a successor, as it is: no copies
     fatal_reason: str | None = None
     counters: dict[str, float] = field(default_factory=dict)
     now_s: float = 0.0
@@ -107,6 +109,9 @@ class FakeContext:
 
     def tell_supervisor(self, message: object) -> None:
         self.told_supervisor.append(message)
+
+    def hand_down(self, descriptors: Iterable[int]) -> None:
+        self.hands_down = tuple(descriptors)
 
     def ready(self) -> None:
         self.is_ready = True
