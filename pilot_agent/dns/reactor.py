@@ -5,6 +5,7 @@ import itertools
 import os
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -39,6 +40,7 @@ class Reactor:
         self._numbers = itertools.count()
         self.cancelled = 0  # alarms that may be among those kept
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
         self._selector.register(self._wake, READ, self._woken)
 
     def watch(self, sock: socket.socket, events: int, callback: Callable[[], None]) -> None:
@@ -73,12 +75,16 @@ class Reactor:
             self._tidy()
 
     def wake(self) -> None:
-        """Have `turn` return."""
-        os.eventfd_write(self._wake, 1)
+        """Have `turn` return; harmless after `close`."""
+        with self._lock:
+            if self._wake >= 0:
+                os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
         self._selector.close()
-        os.close(self._wake)
+        with self._lock:
+            os.close(self._wake)
+            self._wake = -1
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)
