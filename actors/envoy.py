@@ -94,7 +94,7 @@ class EnvoyActor(RuntimeActor):
             case EnvoyExited():
                 self._note_end(message)
             case EnvoyStopped():
-                self._note_stopped(message)
+                self._handle(model.StopSeen(generation=message.process.generation, stopped=message.stopped))
             case RestartAsked():
                 self._handle(model.RestartWanted(reason="signal"))
             case IdentityRotated():
@@ -136,10 +136,6 @@ class EnvoyActor(RuntimeActor):
             watch.end()
         self._handle(model.Exited(generation=generation, status=message.status))
         self.context.tell_supervisor(EnvoyEndNoted(generation=generation))
-
-    def _note_stopped(self, message: EnvoyStopped) -> None:
-        what = "was stopped and serves nothing" if message.stopped else "goes on"
-        _log.warn(f"Envoy {what}", pid=message.process.pid, generation=message.process.generation)
 
     def _rotated(self, message: IdentityRotated) -> None:
         if self._options.rotation_policy == "hot-restart":
@@ -223,7 +219,11 @@ class EnvoyActor(RuntimeActor):
 
     def _prepare(self, action: model.Prepare) -> None:
         if action.validate:
-            self._in_background(lambda: self._launchpad.prepare(action.generation, validate=True))
+            old = next((each for each in self._state.generations if each.is_running), None)
+            pid = old.pid if old is not None else 0
+            self._in_background(
+                lambda: self._launchpad.prepare(action.generation, validate=True, running_pid=pid)
+            )
             return
         done = self._launchpad.prepare(action.generation, validate=False)
         if action.generation.generation == 0 and not done.refusal:
@@ -256,6 +256,8 @@ class EnvoyActor(RuntimeActor):
             )
         except AdminError as failure:
             error = str(failure)
+            if (old := action.past_admin) is not None and old.base_id:
+                error = self._launchpad.shared_files.ask_to_drain(old.base_id, old.epoch)
         return model.DrainAnswered(admin_port=action.admin_port, error=error)
 
     def _counted(self, admin_port: int) -> model.Event:
@@ -324,6 +326,7 @@ def _policy(options: EnvoyOptions, *, hot_restart: bool) -> model.Policy:
         termination_drain_s=options.termination_drain_s,
         minimum_drain_s=options.minimum_drain_s,
         exit_on_zero_active_connections=options.exit_on_zero_active_connections,
+        crash_loop_status=options.crash_loop_status,
     )
 
 

@@ -72,9 +72,9 @@ def drain_wanted(turn: Turn, _: DrainWanted) -> None:
         turn.do(Drain(admin_port=serving.admin_port, inbound_only=turn.policy.inbound_only, skip_exit=True))
 
 
-def envoy_is_over(turn: Turn, reason: str) -> None:
+def envoy_is_over(turn: Turn, reason: str, exit_status: int = 0) -> None:
     """End the agent because Envoy has ended for good; old epochs that still drain go with it."""
-    turn.change(ending=Ending(cause=reason, stage=Stage.TERMINATING, until_s=NEVER))
+    turn.change(ending=Ending(cause=reason, stage=Stage.TERMINATING, until_s=NEVER, exit_status=exit_status))
     turn.change(start_at_s=NEVER, wanted="", retry_at_s=NEVER)
     if turn.state.generations:
         turn.do(AnnounceDraining(cause=reason))
@@ -100,6 +100,14 @@ def spawned(turn: Turn, late: Generation) -> None:
     """Kill an Envoy that was being spawned when the quit came; it has served nobody."""
     turn.put(replace(late, signal=int(signal.SIGKILL)))
     turn.do(Signal(generation=late, signal=int(signal.SIGKILL)))
+
+
+def seen_live(turn: Turn, late: Generation) -> None:
+    """Drain a new epoch that took over while the agent ends; it has drained the old one itself."""
+    ending = turn.state.ending
+    if ending is not None and ending.stage in _DRAINING_STAGES:
+        inbound_only = turn.policy.inbound_only
+        turn.do(Drain(admin_port=late.admin_port, inbound_only=inbound_only, skip_exit=False))
 
 
 def spawn_failed(turn: Turn) -> None:
@@ -166,7 +174,7 @@ def resumed(turn: Turn) -> None:
     if ending is None:
         return
     if ending.stage is Stage.DONE:
-        turn.do(EndAgent(reason=ending.cause, exit_status=0))
+        turn.do(EndAgent(reason=ending.cause, exit_status=ending.exit_status))
         return
     turn.do(AnnounceDraining(cause=ending.cause))
     serving = turn.serving
@@ -259,4 +267,4 @@ def _done(turn: Turn) -> None:
     turn.info("Agent has successfully terminated")
     if ending is not None:
         turn.change(ending=replace(ending, stage=Stage.DONE, until_s=NEVER))
-        turn.do(EndAgent(reason=ending.cause, exit_status=0))
+        turn.do(EndAgent(reason=ending.cause, exit_status=ending.exit_status))

@@ -4,9 +4,9 @@ At most two generations are there at once. A new one comes in one of three ways:
 
 - cold: nobody is there; epoch 0 of a fresh base id;
 - hot: epoch N+1 of the same base id takes over listeners and admin port, and ends its parent;
-- overlapping: where the base id is spoiled (the epoch before failed), epoch 0 of a fresh one beside the
-  running generation, on a temporary admin port; once it is LIVE the old one is drained and ended, and a
-  hot restart follows that brings the admin port back.
+- overlapping: where the base id is spoiled (two epochs of it in a row failed, or its shared memory cannot be
+  healed), epoch 0 of a fresh one beside the running generation, on a temporary admin port; once it is LIVE
+  the old one is drained and ended, and a hot restart follows that brings the admin port back.
 """
 
 import signal
@@ -41,6 +41,12 @@ from pilot_agent.envoy.wait_status import describe, is_kill, is_success
 
 OLD_EPOCH_GRACE_S: Final = 5.0
 """How long after its parent shutdown an old epoch may still be there before it gets SIGTERM."""
+
+_HOT_TRIES: Final = 2
+"""How many epochs of a base id may fail before another way is tried."""
+
+_PASSING: Final = ("resource temporarily unavailable", "cannot allocate memory", "text file busy")
+"""Reasons for a failed exec that may be gone the next time."""
 
 SLOW_START_S: Final = 60.0
 """After this long a new epoch beside a serving one is called slow; not killed, for it has the admin port."""
@@ -85,7 +91,7 @@ def prepared(turn: Turn, event: Prepared) -> None:
     if event.refusal:
         turn.put(known)
         turn.drop(known)
-        _not_prepared(turn, known, event.refusal)
+        _not_prepared(turn, known, event)
         return
     known = replace(known, phase=Phase.SPAWNING)
     turn.put(known)
@@ -114,7 +120,11 @@ def spawned(turn: Turn, event: Spawned) -> None:
 
 
 def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
-    """Give up a generation that could not be executed. Trying the same again cannot help."""
+    """Give up a generation that could not be executed.
+
+    The first one is not tried again, as by the reference, unless the reason may pass. An Envoy that could be
+    executed before is: its file is being replaced, or its disk is away.
+    """
     known = turn.find(event.generation)
     if known is None or known.is_running:
         return
@@ -125,6 +135,8 @@ def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
     turn.error(f"Envoy exited with error: {event.reason}")
     if turn.running:
         restarts.refused(turn, "failed", known.reason, event.reason)
+    elif turn.policy.restart_on_failure and (known.generation > 0 or event.reason.endswith(_PASSING)):
+        _start_again(turn, event.reason)
     else:
         ending.envoy_is_over(turn, "Envoy could not be started")
 
@@ -141,9 +153,10 @@ def seen_live(turn: Turn, event: SeenLive) -> None:
         if old.generation < known.generation and old.phase is not Phase.DRAINING:
             _retire(turn, old, known)
     if turn.state.ending is not None:
+        ending.seen_live(turn, known)
         return
     if known.reason:
-        turn.change(attempts=0, retry_at_s=NEVER)
+        turn.change(attempts=0, failed_hot=0, retry_at_s=NEVER)
         turn.do(Count(name="hot_restarts", reason=known.reason))
         turn.info(f"Envoy epoch {known.epoch} is live ({known.reason}), pid {known.pid}")
     restarts.try_restart(turn)
@@ -211,11 +224,16 @@ def _start_cold(turn: Turn) -> None:
     restarts.prepare_new(turn, epoch=0, base_id=0, admin_port=turn.policy.admin_port, reason="", replaces=-1)
 
 
-def _not_prepared(turn: Turn, known: Generation, refusal: str) -> None:
+def _not_prepared(turn: Turn, known: Generation, event: Prepared) -> None:
+    refusal = event.refusal
     if turn.state.ending is not None:
         return
     if known.replaces >= 0 and turn.running:
-        restarts.refused(turn, "refused", known.reason, refusal)
+        soon_s = None
+        if event.refused_for == "spoiled":
+            turn.change(spoiled_base_id=known.base_id)
+            soon_s = turn.waits.crash_s(1)
+        restarts.refused(turn, event.refused_for, known.reason, refusal, wait_s=soon_s)
     elif known.generation == 0:
         turn.do(Fail(reason=refusal))
     else:
@@ -230,7 +248,8 @@ def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
     due_s = turn.now_s + turn.policy.parent_shutdown_s + OLD_EPOCH_GRACE_S
     if not successor.is_hot:  # nobody but us tells it to drain, and to end
         due_s = turn.now_s + turn.policy.parent_shutdown_s
-        turn.do(Drain(admin_port=old.admin_port, inbound_only=False, skip_exit=False))
+        drain = Drain(admin_port=old.admin_port, past_admin=old, inbound_only=False, skip_exit=False)
+        turn.do(drain)
     turn.put(replace(old, phase=Phase.DRAINING, due_s=due_s))
 
 
@@ -259,8 +278,11 @@ def _old_is_gone(turn: Turn) -> None:
 def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
     why = f"epoch {gone.epoch} of it ended before it was LIVE: {words}"
     if gone.is_hot:
-        # It has shut its parent's admin port down, so the other way is tried soon.
-        turn.change(spoiled_base_id=gone.base_id)
+        # It has shut its parent's admin port down, so the next attempt comes soon.
+        failed = turn.state.failed_hot + 1
+        turn.change(failed_hot=failed)
+        if failed >= _HOT_TRIES:
+            turn.change(spoiled_base_id=gone.base_id, failed_hot=0)
         restarts.refused(turn, "failed", gone.reason, why, wait_s=turn.waits.crash_s(1))
     else:
         restarts.refused(turn, "failed", gone.reason, why)
@@ -285,29 +307,47 @@ def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: st
     if not turn.policy.restart_on_failure:
         ending.envoy_is_over(turn, f"Envoy exited with error: {words}")
     elif not successors:
-        _start_again(turn, f"Envoy exited with error: {words}")
+        was_live = gone.phase in (Phase.LIVE, Phase.DRAINING)
+        _start_again(turn, f"Envoy exited with error: {words}", was_live=was_live)
 
 
-def _start_again(turn: Turn, why: str) -> None:
-    """Start a crashed Envoy again after a wait, as long as the budget of the window allows it."""
+def _start_again(turn: Turn, why: str, *, was_live: bool = False) -> None:
+    """Start a failed Envoy again: one that was LIVE at once, one that never was after a growing wait.
+
+    Beyond the budget of the window it is a crash loop, which is said loudly and slowed down; whether it
+    ends the agent is configured.
+    """
     policy = turn.policy
-    window = tuple(at for at in turn.state.crashes_s if at > turn.now_s - policy.crash_window_s)
-    crashes = (*window, turn.now_s)
-    turn.change(crashes_s=crashes, wanted="", retry_at_s=NEVER, attempts=0)
-    if len(crashes) > policy.crash_budget:
-        turn.error(
-            f"Envoy failed {len(crashes)} times within {go_duration(policy.crash_window_s)}, "
-            f"at most {policy.crash_budget} are answered with a restart: the agent ends"
-        )
-        ending.envoy_is_over(turn, why)
+    crashes = (*(at for at in turn.state.crashes_s if at > turn.now_s - policy.crash_window_s), turn.now_s)
+    failed_starts = 0 if was_live else turn.state.failed_starts + 1
+    kept = crashes[-policy.quick_budget - 1 :]
+    turn.change(crashes_s=kept, failed_starts=failed_starts, wanted="", retry_at_s=NEVER, attempts=0)
+    if len(crashes) > policy.crash_budget and not _goes_on_in_loop(turn, len(crashes), why):
         return
-    wait_s = turn.waits.crash_s(len(crashes))
+    if len(crashes) > policy.quick_budget:
+        failed_starts = max(failed_starts, policy.quick_budget)
+    wait_s = turn.waits.crash_s(failed_starts) if failed_starts else 0.0
     turn.change(start_at_s=turn.now_s + wait_s)
     turn.do(Count(name="envoy_restarts", reason="failure"))
     turn.error(
-        f"Envoy is started again in {go_duration(round(wait_s, 3))} "
-        f"(restart {len(crashes)} of at most {policy.crash_budget} in {go_duration(policy.crash_window_s)})"
+        f"Envoy is started again {f'in {go_duration(round(wait_s, 3))}' if wait_s else 'at once'} "
+        f"(failure {len(crashes)} in {go_duration(policy.crash_window_s)})"
     )
+    if not wait_s:
+        woken(turn)
+
+
+def _goes_on_in_loop(turn: Turn, crashes: int, why: str) -> bool:
+    """Say that Envoy is in a crash loop; return whether it is tried again."""
+    policy = turn.policy
+    loop = f"Envoy is in a crash loop: {crashes} failures in {go_duration(policy.crash_window_s)}"
+    turn.do(Count(name="envoy_crash_loops", reason="failure"))
+    if policy.crash_loop_status:
+        turn.error(f"{loop}; the agent ends with {policy.crash_loop_status}")
+        ending.envoy_is_over(turn, why, policy.crash_loop_status)
+        return False
+    turn.error(f"{loop}; this proxy is ready only while Envoy is, and it is tried again")
+    return True
 
 
 def _kill_orphan(turn: Turn, orphan: Generation) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -18,7 +18,7 @@ from pilot_agent.bootstrap import (
     lightstep_token_file,
     render,
 )
-from pilot_agent.envoy import bootstrap_file
+from pilot_agent.envoy import bootstrap_file, memory_guard
 from pilot_agent.envoy.bootstrap_file import Owner
 from pilot_agent.envoy.model import Generation, Phase, Prepared
 from pilot_agent.envoy.options import EnvoyOptions
@@ -69,13 +69,22 @@ class Launchpad:
             with contextlib.suppress(OSError):
                 os.unlink(newest)  # noqa: PTH108  # a path, as all of them here
 
-    def prepare(self, wanted: Generation, *, validate: bool) -> Prepared:
-        """Put in place what `wanted` lacks. Blocks: files, and with `validate` a run of Envoy."""
+    def prepare(self, wanted: Generation, *, validate: bool, running_pid: int = 0) -> Prepared:
+        """Put in place what `wanted` lacks. Blocks: files, and with `validate` a run of Envoy.
+
+        `running_pid` is the Envoy that the new one would run beside.
+        """
         known = wanted
+        why: Literal["refused", "memory", "spoiled"] = "refused"
         try:
-            known = self._complete(wanted)
-            self._write_bootstrap(known)
-            refusal = self._validated(known) if validate else ""
+            if validate and (refusal := memory_guard.refusal(running_pid)):
+                why = "memory"
+            elif wanted.is_hot and (refusal := self.shared_files.heal(wanted.base_id)):
+                why = "spoiled"
+            else:
+                known = self._complete(wanted)
+                self._write_bootstrap(known)
+                refusal = self._validated(known) if validate else ""
         except BootstrapError as error:
             refusal = str(error)
         except OSError as error:
@@ -86,6 +95,7 @@ class Launchpad:
             admin_port=known.admin_port,
             bootstrap_path=known.bootstrap_path,
             refusal=refusal,
+            refused_for=why,
         )
 
     def launch(self, wanted: Generation) -> Launch:

@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from pilot_agent.envoy import ending, epochs, restarts
+from pilot_agent.envoy import ending, epochs, restarts, stops
 from pilot_agent.envoy.model import (
     Action,
     Begun,
@@ -20,6 +20,7 @@ from pilot_agent.envoy.model import (
     Spawned,
     SpawnFailed,
     State,
+    StopSeen,
     Woken,
 )
 from pilot_agent.envoy.turn import Turn, Waits
@@ -41,7 +42,8 @@ def next_wake_s(state: State) -> float:
     """Return when the machine wants a `Woken`; infinite if never."""
     if state.ending is not None:
         return ending.due_s(state.ending)
-    return min(state.start_at_s, state.retry_at_s, *(each.due_s for each in state.generations), float("inf"))
+    due = (min(each.due_s, each.stopped_due_s) for each in state.generations)
+    return min(state.start_at_s, state.retry_at_s, *due, float("inf"))
 
 
 def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912  # one case an event
@@ -52,6 +54,7 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912  # one c
             epochs.found(turn, event)
         case Woken():
             epochs.woken(turn)
+            stops.woken(turn)
             ending.woken(turn)
         case Prepared():
             epochs.prepared(turn, event)
@@ -63,6 +66,8 @@ def _dispatch(turn: Turn, event: Event) -> None:  # noqa: C901, PLR0912  # one c
             epochs.seen_live(turn, event)
         case Exited():
             epochs.exited(turn, event)
+        case StopSeen():
+            stops.stop_seen(turn, event)
         case RestartWanted():
             restarts.restart_wanted(turn, event)
         case DrainWanted():

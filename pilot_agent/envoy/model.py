@@ -37,6 +37,8 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     create_time: float = 0.0
     signal: int = 0  # the last one sent
     due_s: float = NEVER  # when the next signal is due
+    stops: int = 0  # how often somebody stopped it (SIGSTOP)
+    stopped_due_s: float = NEVER  # when a stopped one is to go on
 
     @property
     def is_running(self) -> bool:
@@ -69,6 +71,7 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     until_s: float  # end of this stage
     limit_s: float = NEVER  # no drain goes on beyond it
     errors: int = 0  # failed counts of connections in a row
+    exit_status: int = 0  # of the agent
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,11 +79,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     generations: tuple[Generation, ...] = ()  # oldest first
     next_generation: int = 0
-    spoiled_base_id: int = 0  # an epoch of it failed to start: no hot restart succeeds with it
+    failed_hot: int = 0  # epochs that failed to start since the last success
+    spoiled_base_id: int = 0  # no hot restart is tried with it any more
     wanted: str = ""  # why a restart is wanted that has not begun; rotations add up to one
     attempts: int = 0  # refused or failed restarts since the last success
     retry_at_s: float = NEVER
     crashes_s: tuple[float, ...] = ()  # when Envoy crashed, within the window
+    failed_starts: int = 0  # crashes in a row before LIVE
     start_at_s: float = NEVER  # when a crashed Envoy is started again
     drained: bool = False  # by an operator; a quit has nothing to wait for
     ending: Ending | None = None
@@ -97,8 +102,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     termination_drain_s: float = 5.0
     minimum_drain_s: float = 5.0
     exit_on_zero_active_connections: bool = False
-    crash_budget: int = 10  # crashes in the window that are answered with a restart
+    crash_budget: int = 10  # more crashes in the window are a crash loop
+    quick_budget: int = 100  # so many crashes of LIVE Envoys in the window are answered without a wait
     crash_window_s: float = 300.0
+    crash_loop_status: int = 0  # the agent's exit status when the budget is used up; 0: it goes on trying
 
 
 # Events: what happened.
@@ -126,6 +133,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: int = 0
     bootstrap_path: str = ""
     refusal: str = ""
+    refused_for: Literal["refused", "memory", "spoiled"] = "refused"
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +154,13 @@ class SeenLive(msgspec.Struct, frozen=True, kw_only=True):
 class Exited(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     status: int | None  # wait status; None: nobody saw it
+
+
+class StopSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody stopped an Envoy (SIGSTOP), or let it go on."""
+
+    generation: int
+    stopped: bool
 
 
 class RestartWanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +204,7 @@ Event = (
     | SpawnFailed
     | SeenLive
     | Exited
+    | StopSeen
     | RestartWanted
     | DrainWanted
     | QuitWanted
@@ -234,9 +250,13 @@ class Clear(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """Call drain_listeners; reply: DrainAnswered."""
+    """Call drain_listeners; reply: DrainAnswered.
+
+    With `past_admin` a generation whose admin port is gone is told over its hot-restart socket.
+    """
 
     admin_port: int
+    past_admin: Generation | None = None
     inbound_only: bool
     skip_exit: bool
 

@@ -18,7 +18,19 @@ _FIPS_CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
 )
+DENIED_PREFIXES: Final = ("CA_HEADER_", "XDS_HEADER_", "PYTHON")
+"""Headers for istiod and the CA, which may be credentials; and what steers an interpreter."""
+
+DENIED_NAMES: Final = frozenset(
+    (
+        *("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),
+        *("ENVOY_ENV_FILTER", "VIRTUAL_ENV"),
+    )
+)
+"""What systemd says to the process that it started, and to no child of it."""
+
 _PROXY_UID: Final = 1337  # the user whose traffic the capture rules let pass
+_LARGEST_STATUS: Final = 255
 _ENDING_MARGIN_S: Final = 10.0  # drain call, SIGTERM, SIGKILL and their ends
 
 
@@ -32,6 +44,7 @@ class EnvoyOptions(msgspec.Struct, frozen=True, kw_only=True):
     rotation_policy: RotationPolicy = "hot-restart"  # CERT_ROTATION_POLICY
     rotation_policy_is_asked: bool = False  # the variable is set
     restart_policy: RestartPolicy = "on-failure"  # ENVOY_RESTART_POLICY
+    crash_loop_status: int = 0  # ENVOY_CRASH_LOOP_EXIT_CODE; 0: the agent goes on trying
     drain_time_s: int = 45
     parent_shutdown_s: int = 60  # from drain's begin to the old epoch's end
     termination_drain_s: float = 5.0
@@ -65,6 +78,7 @@ class EnvoyOptions(msgspec.Struct, frozen=True, kw_only=True):
             rotation_policy=_rotation_policy(environment),
             rotation_policy_is_asked=bool(environment.string("CERT_ROTATION_POLICY")),
             restart_policy=_restart_policy(environment),
+            crash_loop_status=_crash_loop_status(environment),
             drain_time_s=drain_time_s,
             parent_shutdown_s=max(math.ceil(proxy_config.parent_shutdown_duration_s), drain_time_s + 5),
             termination_drain_s=proxy_config.termination_drain_duration_s,
@@ -113,6 +127,17 @@ def _restart_policy(environment: Environment) -> RestartPolicy:
     return "never" if _one_of(environment, "ENVOY_RESTART_POLICY", ("on-failure", "never")) else "on-failure"
 
 
+def _crash_loop_status(environment: Environment) -> int:
+    status = environment.integer("ENVOY_CRASH_LOOP_EXIT_CODE", 0)
+    if 0 <= status <= _LARGEST_STATUS:
+        return status
+    environment.warnings.append(
+        f"Invalid environment variable value `{status}` for ENVOY_CRASH_LOOP_EXIT_CODE, using default 0: "
+        f"must be 0 to {_LARGEST_STATUS}"
+    )
+    return 0
+
+
 def _one_of(environment: Environment, name: str, words: tuple[str, str]) -> bool:
     """Return whether the variable has the second of the two words; another text warns and means the first."""
     value = environment.string(name) or words[0]
@@ -135,11 +160,25 @@ def _own_ports(environment: Environment) -> tuple[int, ...]:
 
 
 def _process_environment(environment: Environment) -> dict[str, str]:
-    """Return the agent's own variables, and under a FIPS policy the ciphers of Envoy's gRPC clients."""
-    added = {}
-    if environment.string("COMPLIANCE_POLICY") in ("fips-140-2", "fips-140-3"):
-        added["GRPC_SSL_CIPHER_SUITES"] = _FIPS_CIPHERS
-    return environment.as_dict() | added
+    """Return what Envoy gets: the agent's variables but for those that are the agent's alone.
+
+    Under a FIPS policy the ciphers of Envoy's gRPC clients are added.
+    """
+    passed = environment.as_dict()
+    if _one_of(environment, "ENVOY_ENV_FILTER", ("on", "off")):
+        return passed | _fips(environment)
+    kept = {name: value for name, value in passed.items() if not is_denied(name)}
+    return kept | _fips(environment)
+
+
+def is_denied(name: str) -> bool:
+    """Return whether a variable is kept from Envoy, which shows its environment to its extensions."""
+    return name in DENIED_NAMES or name.startswith(DENIED_PREFIXES)
+
+
+def _fips(environment: Environment) -> dict[str, str]:
+    policy = environment.string("COMPLIANCE_POLICY")
+    return {"GRPC_SSL_CIPHER_SUITES": _FIPS_CIPHERS} if policy in ("fips-140-2", "fips-140-3") else {}
 
 
 def _envoy_uid(environment: Environment, agent_uid: int) -> int:

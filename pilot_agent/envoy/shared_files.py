@@ -14,6 +14,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from pilot_agent.envoy import handover
 from pilot_agent.envoy.bootstrap_file import Owner, make_directory, write
 
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # Envoy's shm_open, not a place for temporary files of ours
@@ -49,6 +50,14 @@ class SharedFiles:
             if not self._memory_file(base_id).exists():
                 self._save((*self._recorded(), base_id))
                 return base_id
+
+    def heal(self, base_id: int) -> str:
+        """Make a base id fit for a hot restart again after an epoch of it failed; return why it is not."""
+        return handover.heal(self._memory_file(base_id))
+
+    def ask_to_drain(self, base_id: int, epoch: int) -> str:
+        """Have an Envoy drain that has no admin port any more; return why it was not told."""
+        return handover.ask_to_drain(Path(f"{self.socket_path}_parent_{base_id}{epoch % _PARALLEL_EPOCHS}"))
 
     def remove(self, base_id: int) -> None:
         """Remove the files of a base id whose Envoys have all ended, and its entry in the record."""

@@ -4,7 +4,9 @@ A new epoch that fails to start leaves the shared memory of its base id marked a
 hot restart with that base id succeeds any more (Envoy 1.40); so nobody is started who would fail.
 """
 
+import contextlib
 import ctypes
+import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Final
 
 _QUOTED_CHARACTERS: Final = 500
 _PR_SET_PDEATHSIG: Final = 1
+_NICE: Final = 19
 _LIBC: Final = ctypes.CDLL(None)
 
 
@@ -30,7 +33,7 @@ def refusal(argv: Sequence[str], environment: Mapping[str, str], *, timeout_s: f
             stderr=subprocess.STDOUT,
             timeout=timeout_s,
             check=False,
-            preexec_fn=_end_with_the_asker,  # takes no lock of ours
+            preexec_fn=_be_modest,  # takes no lock of ours
         )
     except subprocess.TimeoutExpired:
         return f"envoy --mode validate took longer than {timeout_s:g}s"
@@ -42,6 +45,14 @@ def refusal(argv: Sequence[str], environment: Mapping[str, str], *, timeout_s: f
     return f"envoy --mode validate ended with {done.returncode}: {said}"
 
 
-def _end_with_the_asker() -> None:
-    """Have the kernel kill it with the thread that waits for it: a killed agent leaves no process."""
+def _be_modest() -> None:
+    """Give the serving Envoy the right of way, and end with the thread that waits for the answer.
+
+    Where memory runs out, the kernel is to take this process and not one that serves.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(descriptor, b"1000")
+        os.close(descriptor)
     _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

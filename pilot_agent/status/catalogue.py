@@ -87,6 +87,8 @@ FAMILIES: Final[dict[str, Family]] = {
     "actor_pss_bytes": Family("gauge", "Proportional set size of the actor's process."),
     "actor_ready": Family("gauge", "1 when the actor says that it serves."),
     "actor_restarts_total": Family("counter", "How often the actor was started again."),
+    "envoy_continued": Family("counter", "How often an Envoy that somebody had stopped was let go on."),
+    "envoy_crash_loops": Family("counter", "How often Envoy failed beyond the budget of the window."),
     "envoy_restarts": Family("counter", "How often Envoy was started again after it had failed."),
     "hot_restart_refused": Family("counter", "How often a hot restart was asked for and not begun."),
     "hot_restarts": Family("counter", "How many hot restarts were begun."),

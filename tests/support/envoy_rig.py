@@ -181,6 +181,11 @@ class EnvoyRig:
         return self.ports[0]
 
     @property
+    def spawned(self) -> set[int]:
+        """Return the generations of all Envoys so far."""
+        return {each.generation for each in self.supervisor.spawned}
+
+    @property
     def port(self) -> int:
         """Where the Envoys answer `ok`."""
         return self.ports[1]

@@ -18,8 +18,9 @@ def words_for(*typed: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], ["completion", "help", "istio-iptables", "proxy", "request", "version", "wait"]),
-        (["re"], ["request"]),
+        ([], ["completion", "help", "istio-iptables", "proxy", "request", "restart", "version", "wait"]),
+        (["req"], ["request"]),
+        (["re"], ["request", "restart"]),
         (["--log_as_json", "v"], ["version"]),
         (["--log_target", "x", "v"], ["version"]),
         (["help", "w"], ["wait"]),

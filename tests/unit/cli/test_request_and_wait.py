@@ -289,3 +289,38 @@ def test_what_is_no_url_is_told_with_its_text(text: str) -> None:
 def test_a_name_that_nobody_knows_is_told() -> None:
     with pytest.raises(CliError, match=r"dial tcp: lookup no-such-host\.invalid: no such host"):
         fetch("GET", "http://no-such-host.invalid/", timeout_s=10.0)
+
+
+def test_restart_asks_the_status_port_and_says_nothing() -> None:
+    peer = HttpPeer(lambda _: reply("200 OK", b"OK"))
+    try:
+        ended = run_agent("restart", f"--status-port={peer.port}")
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+        assert peer.requests[0].startswith(b"POST /restart HTTP/1.1\r\n")
+    finally:
+        peer.close()
+
+
+def test_restart_fails_where_no_agent_answers_or_the_answer_is_no() -> None:
+    ended = run_agent("restart", f"--status-port={closed_port()}")
+    assert ended.returncode == 255
+    assert "connection refused" in ended.stderr
+    peer = HttpPeer(lambda _: reply("405 Method Not Allowed", b"no"))
+    try:
+        ended = run_agent("restart", f"--status-port={peer.port}")
+        assert (ended.returncode, ended.stderr) == (255, "Error: received unsuccessful status code 405: no\n")
+    finally:
+        peer.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--status-port=0"], "status port 0 must be in the range 1..65535"),
+        (["now"], 'unknown command "now" for "pilot-agent restart"'),
+        (["--now"], "unknown flag: --now"),
+    ],
+)
+def test_restart_refuses_what_it_does_not_know(words: list[str], said: str) -> None:
+    ended = run_agent("restart", *words)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (255, f"Error: {said}")

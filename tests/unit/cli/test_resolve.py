@@ -45,7 +45,7 @@ def test_the_command_is_found_between_the_flags(words: list[str], path: str, res
         (['a"b'], 'unknown command "a\\"b" for "pilot-agent"'),
         (["prox"], 'unknown command "prox" for "pilot-agent"\n\nDid you mean this?\n\tproxy\n'),
         (["Wiat"], 'unknown command "Wiat" for "pilot-agent"\n\nDid you mean this?\n\twait\n'),
-        (["re"], 'unknown command "re" for "pilot-agent"\n\nDid you mean this?\n\trequest\n'),
+        (["req"], 'unknown command "req" for "pilot-agent"\n\nDid you mean this?\n\trequest\n'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

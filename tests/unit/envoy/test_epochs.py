@@ -1,6 +1,6 @@
 """What becomes of Envoy's generations, as tables: what happened, and what is done about it."""
 
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGTERM
 
 import msgspec
 import pytest
@@ -27,6 +27,7 @@ from pilot_agent.envoy.model import (
     Spawn,
     SpawnFailed,
     State,
+    StopSeen,
     Watch,
 )
 from tests.support.envoy_life import EXIT_0, EXIT_1, KILLED, TERMINATED, Life
@@ -65,7 +66,7 @@ def test_a_bootstrap_that_cannot_be_made_at_the_first_start_ends_the_agent_with_
 @pytest.mark.parametrize(
     "policy", [Policy(hot_restart=True), Policy(hot_restart=False, restart_on_failure=False)]
 )
-def test_an_envoy_that_cannot_be_executed_ends_the_agent_with_0_and_is_not_tried_again(
+def test_a_first_envoy_that_cannot_be_executed_ends_the_agent_with_0_and_is_not_tried_again(
     policy: Policy,
 ) -> None:
     life = Life(policy=policy).on(Begun()).prepare(0)
@@ -73,6 +74,20 @@ def test_an_envoy_that_cannot_be_executed_ends_the_agent_with_0_and_is_not_tried
     assert ("error", "Envoy exited with error: fork/exec /x/envoy: no such file or directory") in life.lines
     assert [each.exit_status for each in life.did(EndAgent)] == [0]
     assert life.wakes_in_s == NEVER
+
+
+@pytest.mark.parametrize("reason", ["resource temporarily unavailable", "text file busy"])
+def test_an_exec_that_fails_for_a_reason_that_may_pass_is_tried_again(reason: str) -> None:
+    life = Life().on(Begun()).prepare(0).on(SpawnFailed(generation=0, reason=f"fork/exec /x: {reason}"))
+    assert life.did(EndAgent) == []
+    assert life.sleep(0.2).did(Prepare)
+
+
+def test_an_envoy_that_ran_and_cannot_be_executed_any_more_is_tried_again() -> None:
+    life = Life().live().end(0, KILLED).prepare(1)
+    life.on(SpawnFailed(generation=1, reason="fork/exec /x: no such file or directory"))
+    assert life.did(EndAgent) == []
+    assert life.sleep(0.2).did(Prepare)
 
 
 # An end: (policy, wait status) -> what the log says, and whether it is started again.
@@ -121,8 +136,8 @@ def test_what_an_end_of_envoy_means(
     assert (clear.generation.bootstrap_path, clear.base_id_is_free) == ("envoy-rev0.json", True)
     if again:
         assert life.did(EndAgent) == []
-        assert life.wakes_in_s == 0.2
-        (prepare,) = life.sleep(0.2).did(Prepare)
+        assert life.wakes_in_s == (0.2 if phase is Phase.INITIALIZING else NEVER)
+        (prepare,) = life.did(Prepare) or life.sleep(0.2).did(Prepare)
         assert (prepare.generation.generation, prepare.generation.epoch, prepare.generation.base_id) == (
             1,
             0,
@@ -135,33 +150,59 @@ def test_what_an_end_of_envoy_means(
         assert life.wakes_in_s == NEVER
 
 
-def test_the_wait_grows_with_each_crash_and_the_budget_of_the_window_ends_the_agent() -> None:
+def test_the_wait_grows_with_each_start_that_fails_and_beyond_the_budget_it_is_a_crash_loop() -> None:
     life = Life(policy=Policy(hot_restart=True, crash_budget=3))
     life.start()
     waits = []
     for generation in range(3):
         life.end(generation, EXIT_1)
+        assert not life.did(Count)[-1].name.startswith("envoy_crash_loop")
         waits.append(life.wakes_in_s)
         life.sleep(waits[-1]).start(generation + 1)
     assert waits == [0.2, 0.4, 0.8]
 
     life.end(3, EXIT_1)
-    assert [each.exit_status for each in life.did(EndAgent)] == [0]
-    assert any(
-        "at most 3 are answered with a restart" in text for level, text in life.lines if level == "error"
-    )
+    assert life.did(EndAgent) == []
+    assert Count(name="envoy_crash_loops", reason="failure") in life.did(Count)
+    assert any("is in a crash loop: 4 failures in 5m0s" in text for level, text in life.lines)
+    assert life.wakes_in_s == 1.6
+
+
+def test_a_crash_loop_ends_the_agent_with_the_status_that_was_configured() -> None:
+    life = Life(policy=Policy(hot_restart=True, crash_budget=1, crash_loop_status=77)).start()
+    life.end(0, EXIT_1).sleep(0.2).start(1).end(1, EXIT_1)
+    assert [each.exit_status for each in life.did(EndAgent)] == [77]
+    assert life.wakes_in_s == NEVER
+
+
+def test_an_envoy_that_was_live_is_started_again_at_once_a_hundred_times() -> None:
+    life = Life().live()
+    for generation in range(100):
+        (prepare,) = life.end(generation, KILLED).did(Prepare)
+        assert prepare.generation.generation == generation + 1
+        life.live(generation + 1).sleep(0.3)
+    assert life.end(100, KILLED).did(Prepare) == []
+    assert life.wakes_in_s > 10
+    assert len(life.state.crashes_s) == 101
+
+
+def test_a_start_that_succeeds_lets_the_waits_begin_anew() -> None:
+    life = Life().start().end(0, EXIT_1).sleep(0.2).start(1).end(1, EXIT_1)
+    assert life.wakes_in_s == 0.4
+    life.sleep(0.4).live(2).end(2, KILLED).start(3).end(3, EXIT_1)
+    assert life.wakes_in_s == 0.2
 
 
 def test_crashes_before_the_window_are_forgotten() -> None:
     life = Life(policy=Policy(hot_restart=True, crash_budget=1)).start()
     life.end(0, EXIT_1).sleep(0.2).live(1).sleep(301)
     life.end(1, EXIT_1)
-    assert life.wakes_in_s == 0.2
-    assert life.did(EndAgent) == []
+    assert len(life.state.crashes_s) == 1
+    assert not any("crash loop" in text for _, text in life.lines)
 
 
 def test_a_crashed_envoy_whose_bootstrap_cannot_be_written_is_tried_again_within_the_budget() -> None:
-    life = Life().live().end(0, EXIT_1).sleep(0.2)
+    life = Life().start().end(0, EXIT_1).sleep(0.2)
     life.on(Prepared(generation=1, refusal="etc/istio/proxy/envoy-rev1.json: No space left on device"))
     assert life.did(Fail) == []
     assert life.wakes_in_s == 0.4
@@ -276,6 +317,39 @@ def failed_hot_restart() -> Life:
     return Life().live().on(RestartWanted(reason="rotation")).start(1).end(1, EXIT_1)
 
 
+def twice_failed_hot_restart() -> Life:
+    """Return a life whose next restart is in a fifth of a second: generation 3."""
+    return failed_hot_restart().sleep(0.2).start(2).end(2, EXIT_1)
+
+
+def test_after_a_failed_epoch_the_same_base_id_is_tried_once_more() -> None:
+    (prepare,) = failed_hot_restart().sleep(0.2).did(Prepare)
+    new = prepare.generation
+    assert (new.generation, new.epoch, new.base_id, new.admin_port) == (2, 1, 700, 15000)
+    assert prepare.validate
+
+
+def test_a_success_forgets_the_failed_epochs() -> None:
+    life = failed_hot_restart().sleep(0.2).live(2).end(0, EXIT_0)
+    assert (life.state.failed_hot, life.state.spoiled_base_id) == (0, 0)
+
+
+def test_a_base_id_whose_memory_cannot_be_healed_is_left_at_once() -> None:
+    life = failed_hot_restart().sleep(0.2)
+    life.on(Prepared(generation=2, base_id=700, refusal="of another version", refused_for="spoiled"))
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="spoiled")]
+    (prepare,) = life.sleep(0.2).did(Prepare)
+    assert (prepare.generation.epoch, prepare.generation.base_id, prepare.generation.admin_port) == (0, 0, 0)
+
+
+def test_too_little_memory_is_counted_by_its_name_and_asked_again_later() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation"))
+    life.on(Prepared(generation=1, refusal="not enough memory", refused_for="memory"))
+    assert life.did(Count) == [Count(name="hot_restart_refused", reason="memory")]
+    assert life.phases == {0: Phase.LIVE}
+    assert life.sleep(10).did(Prepare)
+
+
 def test_a_failed_epoch_leaves_the_old_one_serving() -> None:
     life = failed_hot_restart()
     assert life.phases == {0: Phase.LIVE}
@@ -285,31 +359,32 @@ def test_a_failed_epoch_leaves_the_old_one_serving() -> None:
     assert life.wakes_in_s == 0.2  # its parent's admin port is gone: the other way is tried soon
 
 
-def test_after_a_failed_epoch_the_next_restart_overlaps_with_a_fresh_base_id_and_admin_port() -> None:
-    life = failed_hot_restart().sleep(0.2)
+def test_after_two_failed_epochs_the_next_restart_overlaps_with_a_fresh_base_id_and_admin_port() -> None:
+    life = twice_failed_hot_restart().sleep(0.2)
     (prepare,) = life.did(Prepare)
     new = prepare.generation
-    assert (new.generation, new.epoch, new.base_id, new.admin_port, new.reason) == (2, 0, 0, 0, "rotation")
+    assert (new.generation, new.epoch, new.base_id, new.admin_port, new.reason) == (3, 0, 0, 0, "rotation")
     assert prepare.validate
 
-    life.live(2)
-    assert life.phases == {0: Phase.DRAINING, 2: Phase.LIVE}
-    assert life.did(Drain) == [Drain(admin_port=15000, inbound_only=False, skip_exit=False)]
-    assert life[2].admin_port == 40002
+    old = life[0]
+    life.live(3)
+    assert life.phases == {0: Phase.DRAINING, 3: Phase.LIVE}
+    assert life.did(Drain) == [Drain(admin_port=15000, past_admin=old, inbound_only=False, skip_exit=False)]
+    assert life[3].admin_port == 40003
     assert life.sleep(60).signals == [(0, SIGTERM)]
 
     (prepare,) = life.end(0, EXIT_0).did(Prepare)  # brings the admin port back
-    assert (prepare.generation.epoch, prepare.generation.base_id) == (1, 702)
+    assert (prepare.generation.epoch, prepare.generation.base_id) == (1, 703)
     assert (prepare.generation.admin_port, prepare.generation.reason) == (15000, "admin_port")
-    assert life.live(3).did(Drain) == []
+    assert life.live(4).did(Drain) == []
 
 
 def test_a_failed_overlapping_start_is_tried_again_too_and_spoils_nothing_more() -> None:
-    life = failed_hot_restart().sleep(0.2).start(2).end(2, EXIT_1)
+    life = twice_failed_hot_restart().sleep(0.2).start(3).end(3, EXIT_1)
     assert life.phases == {0: Phase.LIVE}
     assert life.state.spoiled_base_id == 700
     assert life.did(Clear)[0].base_id_is_free is True
-    assert life.sleep(20).did(Prepare)[0].generation.generation == 3
+    assert life.sleep(30).did(Prepare)[0].generation.generation == 4
 
 
 def test_a_hot_restart_that_cannot_be_executed_leaves_the_old_one_serving() -> None:
@@ -325,9 +400,9 @@ def test_a_hot_restart_that_cannot_be_executed_leaves_the_old_one_serving() -> N
 
 def test_a_crash_while_the_next_is_prepared_makes_it_a_cold_start() -> None:
     life = Life().live().on(RestartWanted(reason="rotation")).end(0, KILLED)
-    assert life.phases == {}
+    assert life.phases == {2: Phase.PREPARING}
+    (prepare,) = life.did(Prepare)
     assert life.on(Prepared(generation=1, base_id=700, bootstrap_path="x")).did(Spawn) == []
-    (prepare,) = life.sleep(0.2).did(Prepare)
     assert (prepare.generation.epoch, prepare.generation.base_id) == (0, 0)
 
 
@@ -347,19 +422,19 @@ def test_a_hot_restart_whose_parent_died_is_killed_and_a_cold_start_follows(spaw
 
 def test_a_crash_after_a_hot_restart_is_a_cold_start_beside_the_draining_one() -> None:
     life = Life().live().on(RestartWanted(reason="rotation")).live(1).end(1, EXIT_1)
-    assert life.phases == {0: Phase.DRAINING}
-    life.sleep(0.2).live(2)
+    assert life.phases == {0: Phase.DRAINING, 2: Phase.PREPARING}
+    life.live(2)
     assert life.phases == {0: Phase.DRAINING, 2: Phase.LIVE}
     assert life.did(Drain) == []  # the admin port is the new one's
-    assert life[0].due_s - life.now_s == pytest.approx(65 - 0.2)
+    assert life[0].due_s - life.now_s == pytest.approx(65)
 
 
 def test_an_overlapping_start_goes_on_when_the_old_one_dies() -> None:
-    life = failed_hot_restart().sleep(0.2).start(2).end(0, KILLED)
+    life = twice_failed_hot_restart().sleep(0.2).start(3).end(0, KILLED)
     assert life.signals == []
-    assert life.phases == {2: Phase.INITIALIZING}
+    assert life.phases == {3: Phase.INITIALIZING}
     assert life.did(Prepare) == []
-    assert life.on(SeenLive(generation=2)).phases == {2: Phase.LIVE}
+    assert life.on(SeenLive(generation=3)).phases == {3: Phase.LIVE}
 
 
 def test_a_normal_end_after_a_hot_restart_ends_the_agent_and_the_draining_one() -> None:
@@ -413,8 +488,43 @@ def test_a_spawn_without_an_answer_is_asked_again_unless_it_was_done(known_to_th
 
 def test_an_envoy_that_vanished_unseen_is_started_again() -> None:
     life = restarted(Life().live())
-    assert life.phases == {}
-    assert life.sleep(0.2).did(Prepare)
+    assert life.phases == {1: Phase.PREPARING}
+    assert len(life.did(Prepare)) == 1
+
+
+# Stopped
+
+
+def test_a_stopped_envoy_is_let_go_on_after_half_a_second() -> None:
+    life = Life().live().on(StopSeen(generation=0, stopped=True))
+    assert life.wakes_in_s == 0.5
+    assert life.sleep(0.5).signals == [(0, SIGCONT)]
+    assert life.did(Count) == [Count(name="envoy_continued", reason="stopped")]
+    assert life.on(StopSeen(generation=0, stopped=False)).wakes_in_s == NEVER
+
+
+def test_one_that_goes_on_by_itself_is_left_alone() -> None:
+    life = Life().live().on(StopSeen(generation=0, stopped=True)).sleep(0.2)
+    life.on(StopSeen(generation=0, stopped=False))
+    assert life.sleep(1).actions == []
+
+
+def test_one_that_is_stopped_again_and_again_is_killed_and_started_anew() -> None:
+    life = Life().live()
+    for _ in range(5):
+        assert life.on(StopSeen(generation=0, stopped=True)).sleep(0.5).signals == [(0, SIGCONT)]
+    life.on(StopSeen(generation=0, stopped=True)).sleep(0.5)
+    assert life.signals == [(0, SIGKILL)]
+    life.end(0, KILLED)
+    assert not any("out of memory" in text for _, text in life.lines)
+    assert life.did(Prepare)
+
+
+def test_an_envoy_that_takes_over_while_the_agent_ends_is_drained_too() -> None:
+    life = Life().live().on(RestartWanted(reason="rotation")).start(1).on(QuitWanted(cause="signal"))
+    life.on(SeenLive(generation=1))
+    assert [each.admin_port for each in life.did(Drain)] == [15000]
+    assert life.phases == {0: Phase.DRAINING, 1: Phase.LIVE}
 
 
 def test_a_lost_notebook_takes_over_what_runs_and_lets_the_older_one_end() -> None:

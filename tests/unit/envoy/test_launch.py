@@ -13,6 +13,7 @@ from pilot_agent.environment import Environment
 from pilot_agent.envoy import EnvoyOptions, validation
 from pilot_agent.envoy.launch import Launchpad, process_arguments, recognized
 from pilot_agent.envoy.model import Generation, Phase, Prepared
+from pilot_agent.envoy.shared_files import SharedFiles
 from pilot_agent.proxyconfig import Loaded, Node, ProxyConfig, ProxyFlags
 
 NODE = Node(role="sidecar", ip_addresses=("10.0.0.1",), id="pod.ns", domain="d")
@@ -21,6 +22,7 @@ NODE = Node(role="sidecar", ip_addresses=("10.0.0.1",), id="pod.ns", domain="d")
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SharedFiles, "heal", lambda *_: "")  # no Envoy has made shared memory here
     return tmp_path
 
 

@@ -143,3 +143,27 @@ def test_wait_statuses_are_told_in_go_s_words(status: int, words: str) -> None:
 def test_what_is_a_success_and_what_a_kill() -> None:
     assert [is_success(status) for status in (0, 1 << 8, 9)] == [True, False, False]
     assert [is_kill(status) for status in (0, 9 << 8, 9, 15)] == [False, False, True, False]
+
+
+def test_envoy_gets_no_variable_that_is_the_agent_s_alone() -> None:
+    given = {
+        "HOST_IP": "10.0.0.1",
+        "XDS_HEADER_AUTHORIZATION": "secret",
+        "CA_HEADER_X": "secret",
+        "NOTIFY_SOCKET": "/run/systemd/notify",
+        "PYTHONPATH": "/x",
+        "MY_XDS_HEADER_X": "kept",
+    }
+    assert build(**given).environment == {"HOST_IP": "10.0.0.1", "MY_XDS_HEADER_X": "kept"}
+    given["ENVOY_ENV_FILTER"] = "off"
+    assert build(**given).environment == given
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "warned"),
+    [("77", 77, False), ("0", 0, False), ("256", 0, True), ("-1", 0, True), ("x", 0, True)],
+)
+def test_the_exit_status_of_a_crash_loop(text: str, status: int, warned: bool) -> None:
+    environment = Environment({"ENVOY_CRASH_LOOP_EXIT_CODE": text})
+    assert EnvoyOptions.build(environment, ProxyConfig(), NODE).crash_loop_status == status
+    assert bool(environment.warnings) is warned
