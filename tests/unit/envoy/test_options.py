@@ -154,9 +154,10 @@ def test_envoy_gets_no_variable_that_is_the_agent_s_alone() -> None:
         "PYTHONPATH": "/x",
         "MY_XDS_HEADER_X": "kept",
     }
-    assert build(**given).environment == {"HOST_IP": "10.0.0.1", "MY_XDS_HEADER_X": "kept"}
+    options = EnvoyOptions.build(Environment(given), ProxyConfig(), NODE)
+    assert options.environment == {"HOST_IP": "10.0.0.1", "MY_XDS_HEADER_X": "kept"}
     given["ENVOY_ENV_FILTER"] = "off"
-    assert build(**given).environment == given
+    assert EnvoyOptions.build(Environment(given), ProxyConfig(), NODE).environment == given
 
 
 @pytest.mark.parametrize(
