@@ -42,10 +42,11 @@ class Root:
         return cls(image=str(directory))
 
     @classmethod
-    def of_this_machine(cls, *, stock_envoy: bool = False) -> Self:
+    def of_this_machine(cls, *, stock_envoy: bool = False, program: Path | None = None) -> Self:
         """Return the system's programs, this interpreter, the agent under test and Envoy.
 
-        `stock_envoy` keeps from Envoy what only Istio's own build of it can do.
+        `stock_envoy` keeps from Envoy what only Istio's own build of it can do; `program` is the agent as
+        one file, which finds its interpreter on PATH.
         """
         binds = {place: place for place in _LIKE_AN_IMAGE if Path(place).exists()}
         for part in sorted(Path("/usr").iterdir()):
@@ -64,9 +65,14 @@ class Root:
         script = f'#!/bin/sh\nexec {started} "$@"\n'
         passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
         files = {"/usr/local/bin/pilot-agent": script, "/etc/passwd": passwd, "/etc/group": "root:x:0:\n"}
+        path = _SYSTEM_PATH
+        if program is not None:
+            del files["/usr/local/bin/pilot-agent"]
+            binds["/usr/local/bin/pilot-agent"] = str(program)
+            path = f"{sys.base_prefix}/bin:{path}"
         if stock_envoy:
             files["/usr/local/bin/envoy"] = _WITHOUT_EXTENSIONS_OF_ISTIO.format(python=sys.executable)
-        return cls(binds=binds, files=files)
+        return cls(binds=binds, files=files, path=path)
 
 
 def _interpreter_below_usr_local() -> list[Path]:
