@@ -100,4 +100,4 @@ def _pair(name: str, value: str) -> Iterable[str]:
 
 def _flush_ms(options: BootstrapOptions) -> int:
     text = options.proxy_config.document.get("fileFlushInterval")
-    return round(duration_s(text) * 1000) if text else _FLUSH_DEFAULT_MS
+    return round(duration_s(text) * 1e9) // 10**6 if text else _FLUSH_DEFAULT_MS

@@ -102,10 +102,11 @@ def _grpc_service(options: BootstrapOptions, name: str, service: Mapping[str, An
         return []
     cluster = _service(options, name, service_address(name, service["address"], options.host_ip))
     tls = upstream_tls(service.get("tlsSettings", {}), options.metadata, alpn=True, default_sni=name)
-    return [cluster | _HTTP2 | tls | _keepalive(service.get("tcpKeepalive", {}))]
+    return [cluster | _HTTP2 | tls | keepalive(service.get("tcpKeepalive", {}))]
 
 
-def _keepalive(settings: Mapping[str, Any]) -> Json:
+def keepalive(settings: Mapping[str, Any]) -> Json:
+    """Return the `upstream_connection_options` member for a service's `tcpKeepalive`, or nothing."""
     values = {
         "keepalive_probes": settings.get("probes", 0),
         "keepalive_time": int(duration_s(settings.get("time", "0s"))),

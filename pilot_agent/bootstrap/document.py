@@ -15,7 +15,7 @@ from pilot_agent.bootstrap.listeners import listeners
 from pilot_agent.bootstrap.options import BootstrapOptions
 from pilot_agent.bootstrap.runtime import layered_runtime
 from pilot_agent.bootstrap.stats import stats_config, stats_intervals, stats_sinks
-from pilot_agent.bootstrap.tracing import tracer, tracing_section
+from pilot_agent.bootstrap.tracing import check_project, tracer, tracing_section
 
 Json = dict[str, Any]  # Any: JSON values
 
@@ -46,6 +46,7 @@ def render(
     Raises:
         BootstrapError: an address or the custom template cannot be rendered.
     """
+    check_project(options.tracing, options.agent.platform)
     if options.template is not None:
         from pilot_agent.bootstrap.template import expand  # noqa: PLC0415  # hardly anybody has one
         from pilot_agent.bootstrap.template_parameters import parameters  # noqa: PLC0415

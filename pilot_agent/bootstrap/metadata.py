@@ -69,6 +69,7 @@ _INTEGERS: Final = (
     "ENVOY_SECURE_METRICS_PORT",
     "ENVOY_SECURE_MERGED_METRICS_PORT",
 )
+_OBJECTS: Final = ("PROXY_CONFIG",)
 _MAPS: Final = ("LABELS", "STATIC_LABELS", "ANNOTATIONS", "PLATFORM_METADATA")
 
 
@@ -188,6 +189,12 @@ def _map(value: object) -> dict[str, str]:
     return {key: _text(item) for key, item in value.items()}
 
 
+def _object(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {value!r}")  # noqa: TRY004
+    return value
+
+
 def _texts(value: object) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"expected a list of texts, got {value!r}")  # noqa: TRY004
@@ -211,6 +218,7 @@ _DECODERS: Final[tuple[tuple[tuple[str, ...], Callable[[object], object]], ...]]
     (_TEXTS, _text),
     (_BOOLS, _bool),
     (_INTEGERS, _integer),
+    (_OBJECTS, _object),
     (_MAPS, _map),
     (("PILOT_SAN",), _texts),
     (("POD_PORTS",), _ports),

@@ -58,26 +58,47 @@ def stats_config(
     exit_on_zero_active_connections: bool,
 ) -> Json:
     """Return tags, histogram buckets and the inclusion list."""
+    lists = inclusion_lists(
+        proxy_config,
+        annotations,
+        addresses,
+        exit_on_zero_active_connections=exit_on_zero_active_connections,
+    )
     config: Json = {"use_all_default_tags": False, "stats_tags": _tags(proxy_config, annotations)}
-    if buckets := _histogram_buckets(annotations):
+    if buckets := histogram_buckets(annotations):
         config["histogram_bucket_settings"] = buckets
+    patterns = [
+        {"prefix": "reporter="},
+        *({"prefix": "workload_discovery"} for _ in range(metadata_discovery)),
+        *({"prefix": text} for text in lists["Prefixes"]),
+        *({"suffix": text} for text in lists["Suffixes"]),
+        *({"safe_regex": {"regex": text}} for text in lists["Regexps"]),
+        {"prefix": "component"},
+        {"prefix": "istio"},
+    ]
+    return config | {"stats_matcher": {"inclusion_list": {"patterns": patterns}}}
+
+
+def inclusion_lists(
+    proxy_config: Mapping[str, Any],
+    annotations: Mapping[str, str],
+    addresses: Sequence[str],
+    *,
+    exit_on_zero_active_connections: bool,
+) -> dict[str, list[str]]:
+    """Return what is included by `Prefixes`, `Suffixes` and `Regexps`: what is configured, then our own."""
 
     def configured(kind: str) -> list[str]:
         listed = annotations.get(f"{_ANNOTATION}statsInclusion{kind}", "")
         own = proxy_config.get("proxyStatsMatcher", {}).get(f"inclusion{kind}", [])
         return _substituted(listed.split(",") if listed else own, addresses)
 
-    suffixes = (*_SUFFIXES, *(("downstream_cx_active",) if exit_on_zero_active_connections else ()))
-    patterns = [
-        {"prefix": "reporter="},
-        *({"prefix": "workload_discovery"} for _ in range(metadata_discovery)),
-        *({"prefix": text} for text in (*configured("Prefixes"), *_PREFIXES)),
-        *({"suffix": text} for text in (*configured("Suffixes"), *suffixes)),
-        *({"safe_regex": {"regex": text}} for text in (*configured("Regexps"), *_REGEXPS)),
-        {"prefix": "component"},
-        {"prefix": "istio"},
-    ]
-    return config | {"stats_matcher": {"inclusion_list": {"patterns": patterns}}}
+    active = ["downstream_cx_active"] if exit_on_zero_active_connections else []
+    return {
+        "Prefixes": [*configured("Prefixes"), *_PREFIXES],
+        "Suffixes": [*configured("Suffixes"), *_SUFFIXES, *active],
+        "Regexps": [*configured("Regexps"), *_REGEXPS],
+    }
 
 
 def stats_intervals(annotations: Mapping[str, str]) -> Json:
@@ -150,7 +171,8 @@ def _substituted(patterns: Iterable[str], addresses: Sequence[str]) -> list[str]
     ]
 
 
-def _histogram_buckets(annotations: Mapping[str, str]) -> list[Json]:
+def histogram_buckets(annotations: Mapping[str, str]) -> list[Json]:
+    """Return the buckets of histograms, sorted by prefix; a bad annotation is a warning."""
     text = annotations.get(f"{_ANNOTATION}statsHistogramBuckets", "")
     if not text:
         return []

@@ -1,7 +1,7 @@
 """The parameters of custom templates.
 
-Source: the reference's bootstrap, table "Parameters of custom templates". `metadata` with Go's field
-names is not offered; `meta_json_str` has all of it.
+Source: the reference's bootstrap, table "Parameters of custom templates". A parameter of it that has no value
+here prints `<no value>`, as in the reference; a name that is not in it is refused, there it prints the same.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import msgspec
 
+from pilot_agent.bootstrap.clusters import keepalive
 from pilot_agent.bootstrap.endpoints import service_address
 from pilot_agent.bootstrap.limits import max_downstream_connections
 from pilot_agent.bootstrap.options import BootstrapOptions
-from pilot_agent.bootstrap.stats import extra_stat_tags, stats_intervals
+from pilot_agent.bootstrap.stats import extra_stat_tags, histogram_buckets, inclusion_lists, stats_intervals
+from pilot_agent.bootstrap.tls import upstream_tls
 from pilot_agent.bootstrap.tracing import tracer
 from pilot_agent.proxyconfig.schema import MESSAGES
 
@@ -28,14 +30,73 @@ _ZEROS: Final = {
 }
 
 
+NO_VALUE: Final = "<no value>"
+_MAYBE_MISSING: Final = (
+    *("region", "zone", "sub_zone", "additional_localhost", "additional_wildcard", "custom_file_path"),
+    *(
+        "xds_root_cert",
+        "outlier_log_path",
+        "load_stats_config_json_str",
+        "extraStatTags",
+        "histogram_buckets",
+    ),
+    *("stats_flush_interval", "stats_eviction_interval", "zipkin", "lightstep", "datadog", "statsd"),
+    *("envoy_metrics_service_address", "envoy_accesslog_service_address", "lightstepToken", "tracing_tls"),
+    *("envoy_metrics_service_tls", "envoy_metrics_service_tcp_keepalive", "envoy_accesslog_service_tls"),
+    *("envoy_accesslog_service_tcp_keepalive", "stackdriver", "stackdriverProjectID", "stackdriverDebug"),
+    *("stackdriverMaxAnnotations", "stackdriverMaxAttributes", "stackdriverMaxEvents"),
+    *("gcp_project_id", "gcp_project_number"),
+)
+_GO_NAMES: Final = {
+    "ISTIO_VERSION": "IstioVersion",
+    "ISTIO_REVISION": "IstioRevision",
+    "NODE_NAME": "NodeName",
+    "WORKLOAD_NAME": "WorkloadName",
+    "INTERCEPTION_MODE": "InterceptionMode",
+    "HTTP_PROXY_PORT": "HTTPProxyPort",
+    "MESH_ID": "MeshID",
+    "CLUSTER_ID": "ClusterID",
+    "NETWORK": "Network",
+    "NAMESPACE": "Namespace",
+    "SERVICE_ACCOUNT": "ServiceAccount",
+    "LABELS": "Labels",
+    "STATIC_LABELS": "StaticLabels",
+    "ANNOTATIONS": "Annotations",
+    "PLATFORM_METADATA": "PlatformMetadata",
+    "TLS_SERVER_CERT_CHAIN": "TLSServerCertChain",
+    "TLS_SERVER_KEY": "TLSServerKey",
+    "TLS_SERVER_ROOT_CERT": "TLSServerRootCert",
+    "TLS_CLIENT_CERT_CHAIN": "TLSClientCertChain",
+    "TLS_CLIENT_KEY": "TLSClientKey",
+    "TLS_CLIENT_ROOT_CERT": "TLSClientRootCert",
+    "STS_PORT": "StsPort",
+    "OUTLIER_LOG_PATH": "OutlierLogPath",
+    "ENVOY_STATUS_PORT": "EnvoyStatusPort",
+    "ENVOY_PROMETHEUS_PORT": "EnvoyPrometheusPort",
+    "IDLE_TIMEOUT": "IdleTimeout",
+    "HTTP10": "HTTP10",
+    "GENERATOR": "Generator",
+    "OWNER": "Owner",
+}
+_STACKDRIVER: Final = {
+    "maxNumberOfAnnotations": "stackdriverMaxAnnotations",
+    "maxNumberOfAttributes": "stackdriverMaxAttributes",
+    "maxNumberOfMessageEvents": "stackdriverMaxEvents",
+}
+_STACKDRIVER_DEFAULT: Final = "200"
+
+
 def parameters(options: BootstrapOptions) -> Parameters:
     """Return every parameter that holds for these options."""
-    return _node(options) | _addresses(options) | _discovery(options) | _ports(options) | _optional(options)
+    given = _node(options) | _addresses(options) | _discovery(options) | _ports(options) | _optional(options)
+    given |= _stats(options) | _services(options) | _google(options)
+    return {**dict.fromkeys(_MAYBE_MISSING, NO_VALUE), **given}
 
 
 def _node(options: BootstrapOptions) -> Parameters:
     return {
         "config": _config(options.proxy_config.document),
+        "metadata": {go: options.metadata.get(name, "") for name, go in _GO_NAMES.items()},
         "meta_json_str": _json(options.metadata),
         "runtime_flags": _json(options.runtime_flags),
         "nodeID": options.node_id,
@@ -89,23 +150,72 @@ def _ports(options: BootstrapOptions) -> Parameters:
 
 
 def _optional(options: BootstrapOptions) -> Parameters:
-    document, found = options.proxy_config.document, Parameters(stats_intervals(options.annotations))
+    found = Parameters()
     if options.agent.outlier_log_path:
         found["outlier_log_path"] = options.agent.outlier_log_path
     if options.load_stats_config is not None:
         found["load_stats_config_json_str"] = _json(options.load_stats_config)
-    if tags := extra_stat_tags(document, options.annotations):
-        found["extraStatTags"] = tags
-    services = {
-        "statsd": document.get("statsdUdpAddress", ""),
-        "envoy_metrics_service_address": options.metrics_service.get("address", ""),
-        "envoy_accesslog_service_address": options.access_log_service.get("address", ""),
+    return found
+
+
+def _stats(options: BootstrapOptions) -> Parameters:
+    document, annotations = options.proxy_config.document, options.annotations
+    lists = inclusion_lists(
+        document,
+        annotations,
+        options.ip_addresses,
+        exit_on_zero_active_connections=options.agent.exit_on_zero_active_connections,
+    )
+    given = {"extraStatTags": extra_stat_tags(document, annotations), **stats_intervals(annotations)}
+    given["histogram_buckets"] = histogram_buckets(annotations)
+    return {name: value for name, value in given.items() if value} | {
+        "inclusionPrefix": lists["Prefixes"],
+        "inclusionSuffix": lists["Suffixes"],
+        "inclusionRegexps": lists["Regexps"],
+        "envoy_metrics_stats_compression": options.stats_compression,
     }
+
+
+def _services(options: BootstrapOptions) -> Parameters:
+    """Return addresses, TLS and keepalive of the services of ProxyConfig, as JSON texts."""
+    statsd, found = options.proxy_config.document.get("statsdUdpAddress", ""), Parameters()
+    addresses = {"statsd": statsd}
     if in_use := tracer(options.tracing):
-        services[in_use.kind] = in_use.address
+        addresses[in_use.kind] = in_use.address
+    if token := options.tracing.get("lightstep", {}).get("accessToken", ""):
+        found["lightstepToken"] = token
+    found |= _tls(options, "tracing_tls", options.tracing, "tracer")
+    for name, service in (
+        ("envoy_metrics_service", options.metrics_service),
+        ("envoy_accesslog_service", options.access_log_service),
+    ):
+        addresses[f"{name}_address"] = service.get("address", "")
+        found |= _tls(options, f"{name}_tls", service, name)
+        if alive := keepalive(service.get("tcpKeepalive", {})):
+            found[f"{name}_tcp_keepalive"] = _json(alive["upstream_connection_options"])
     return found | {
-        name: _address_json(options, name, address) for name, address in services.items() if address
+        name: _address_json(options, name, address) for name, address in addresses.items() if address
     }
+
+
+def _tls(options: BootstrapOptions, name: str, service: Mapping[str, Any], default_sni: str) -> Parameters:
+    grpc = name != "tracing_tls" or "lightstep" in service
+    made = upstream_tls(service.get("tlsSettings", {}), options.metadata, alpn=grpc, default_sni=default_sni)
+    return {name: _json(made["transport_socket"])} if made else {}
+
+
+def _google(options: BootstrapOptions) -> Parameters:
+    platform, found = options.agent.platform, Parameters()
+    if "gcp_project_number" in platform:
+        found["gcp_project_number"] = platform["gcp_project_number"]
+    if "gcp_project" in platform and options.agent.sts_port:
+        found["gcp_project_id"] = platform["gcp_project"]
+    settings = options.tracing.get("stackdriver")
+    if settings is None:
+        return found
+    found |= {"stackdriver": True, "stackdriverProjectID": platform.get("gcp_project", "")}
+    found["stackdriverDebug"] = settings.get("debug", False)
+    return found | {go: int(settings.get(name, _STACKDRIVER_DEFAULT)) for name, go in _STACKDRIVER.items()}
 
 
 def _address_json(options: BootstrapOptions, what: str, text: str) -> str:

@@ -5,9 +5,21 @@ from typing import Any, Final
 
 import msgspec
 
+from pilot_agent.bootstrap.errors import BootstrapError
+
 Json = dict[str, Any]  # Any: JSON values
 
 _CLUSTERS: Final = {"zipkin": "zipkin", "lightstep": "lightstep", "datadog": "datadog_agent"}
+
+
+def check_project(tracing: Mapping[str, Any], platform: Mapping[str, str]) -> None:
+    """Refuse a Stackdriver tracer where no Google project is known. It adds nothing else to the document.
+
+    Raises:
+        BootstrapError: there is none.
+    """
+    if "stackdriver" in tracing and "gcp_project" not in platform:
+        raise BootstrapError.of_config("unable to process Stackdriver tracer: missing GCP Project")
 
 
 class Tracer(msgspec.Struct, frozen=True):

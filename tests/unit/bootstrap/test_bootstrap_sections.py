@@ -26,6 +26,7 @@ from pilot_agent.environment import Environment
 from pilot_agent.proxyconfig import ProxyFlags, load
 
 NOWHERE = Path("/nonexistent")
+NO_CLOUD = Platform(name="none")
 
 
 def options(
@@ -35,13 +36,14 @@ def options(
     addresses: tuple[str, ...] = ("10.0.0.7",),
     flags: ProxyFlags | None = None,
     working_dir: Path = NOWHERE,
+    platform: Platform = NO_CLOUD,
 ) -> BootstrapOptions:
     environment = Environment({"PROXY_CONFIG": json.dumps(config or {})} | (variables or {}))
     loaded = load(
         environment, flags or ProxyFlags(), working_dir, read_interfaces=lambda: {"eth0": addresses}
     )
     return BootstrapOptions.build(
-        environment, loaded, working_dir=working_dir, platform=Platform(name="none"), credential_socket=False
+        environment, loaded, working_dir=working_dir, platform=platform, credential_socket=False
     )
 
 
@@ -255,6 +257,79 @@ def test_a_custom_template_s_parameters_are_the_documented_ones(tmp_path: Path) 
     assert render(made).decode() == (
         '15000 value ["a","b"] {"address": "10.0.0.2", "port_value": 8125}false"SIDECAR" [a b]'
     )
+
+
+PARAMETERS = tuple(
+    name
+    for line in (
+        "config metadata meta_json_str runtime_flags nodeID nodeType cluster region zone sub_zone localhost",
+        "additional_localhost wildcard additional_wildcard dns_lookup_family dual_stack xds_type",
+        "metadata_discovery workload_identity_socket_file custom_file_path xds_root_cert discovery_address",
+        "discovery_host pilot_grpc_address pilot_SAN outlier_log_path log_json load_stats_config_json_str",
+        "enable_self_discovery metrics_localhost_access_only envoy_status_port envoy_prometheus_port",
+        "secure_metrics_port secure_merged_metrics_port envoy_status_port_enable_proxy_protocol",
+        "global_downstream_max_connections inclusionPrefix inclusionSuffix inclusionRegexps extraStatTags",
+        "histogram_buckets stats_flush_interval stats_eviction_interval zipkin lightstep datadog statsd",
+        "envoy_metrics_service_address envoy_accesslog_service_address lightstepToken tracing_tls",
+        "envoy_metrics_service_tls envoy_metrics_service_tcp_keepalive envoy_accesslog_service_tls",
+        "envoy_accesslog_service_tcp_keepalive envoy_metrics_stats_compression stackdriver",
+        "stackdriverProjectID stackdriverDebug stackdriverMaxAnnotations stackdriverMaxAttributes",
+        "stackdriverMaxEvents sts sts_port gcp_project_id gcp_project_number",
+    )
+    for name in line.split()
+)
+
+
+def rendered(template: str, config: dict[str, Any], folder: Path, platform: Platform = NO_CLOUD) -> str:
+    (folder / "t.json").write_text(template, encoding="utf-8")
+    made = options(config, {"ISTIO_BOOTSTRAP": "t.json"}, working_dir=folder, platform=platform)
+    return render(made).decode()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_parameter_of_the_reference_is_known(name: str, tmp_path: Path) -> None:
+    assert rendered(f"x{{{{ .{name} }}}}", {}, tmp_path)
+
+
+def test_a_parameter_without_a_value_prints_what_the_reference_prints(tmp_path: Path) -> None:
+    assert rendered("{{ .zipkin }}{{ .tracing_tls }}", {}, tmp_path) == "<no value><no value>"
+
+
+def test_services_come_with_their_tls_and_keepalive(tmp_path: Path) -> None:
+    service = {"address": "ms:1", "tlsSettings": {"mode": "ISTIO_MUTUAL"}, "tcpKeepalive": {"probes": 3}}
+    text = rendered(
+        "{{ .envoy_metrics_service_tls }} {{ .envoy_metrics_service_tcp_keepalive }}",
+        {"envoyMetricsService": service},
+        tmp_path,
+    )
+    assert text.startswith('{"name":"envoy.transport_sockets.tls"')
+    assert text.endswith(' {"tcp_keepalive":{"keepalive_probes":3}}')
+
+
+def test_stackdriver_needs_a_google_project_and_is_a_parameter_alone(tmp_path: Path) -> None:
+    config = {"tracing": {"stackdriver": {"debug": True, "maxNumberOfAttributes": 7}}}
+    with pytest.raises(BootstrapError, match="unable to process Stackdriver tracer: missing GCP Project"):
+        render(options(config))
+    google = Platform(name="GCP", metadata={"gcp_project": "p"})
+    template = (
+        "{{ .stackdriver }} {{ .stackdriverProjectID }} {{ .stackdriverDebug }}"
+        " {{ .stackdriverMaxAttributes }} {{ .stackdriverMaxEvents }} {{ .metadata.PlatformMetadata }}"
+    )
+    assert rendered(template, config, tmp_path, google) == "true p true 7 200 map[gcp_project:p]"
+    assert "tracing" not in document(options(config, platform=google))
+
+
+def test_a_proxy_config_among_the_metadata_must_be_an_object() -> None:
+    with pytest.raises(BootstrapError, match="metadata member PROXY_CONFIG: expected an object, got 'x'"):
+        options(variables={"ISTIO_META_PROXY_CONFIG": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("1.5ms", "1"), ("0s", "0"), ("2s", "2000"), ("0.0159s", "15")]
+)
+def test_the_flush_interval_is_in_whole_milliseconds(text: str, milliseconds: str) -> None:
+    arguments = envoy_arguments(options({"fileFlushInterval": text}), config_file="x")
+    assert arguments[arguments.index("--file-flush-interval-msec") + 1] == milliseconds
 
 
 @pytest.mark.parametrize(
