@@ -20,6 +20,7 @@ from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.dns.options import DnsOptions
 from pilot_agent.dns.workers import WORKERS as DNS_WORKERS
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
+from pilot_agent.wasm.work import WORKERS as WASM_WORKERS
 
 _BASE_LIMIT: Final = 96 * MIB
 _XDS_LIMIT: Final = 64 * MIB + 5 * 128 * MIB
@@ -63,6 +64,7 @@ CHILD_SPECS: Final = (
 WORKERS: Final = {
     **DNS_WORKERS,
     **SECURITY_WORKERS,
+    **WASM_WORKERS,
     "reflect": "pilot_agent.xds.reflect_worker:reflect",
 }
 

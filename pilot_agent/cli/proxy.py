@@ -128,6 +128,7 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     from pilot_agent.proxyconfig import load  # noqa: PLC0415
     from pilot_agent.security.options import SecurityOptions  # noqa: PLC0415
     from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
+    from pilot_agent.wasm.options import WasmOptions  # noqa: PLC0415
     from pilot_agent.xds.options import XdsOptions  # noqa: PLC0415
 
     loaded = load(environment, flags)
@@ -144,6 +145,7 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
         StatusOptions.build(environment, config, node, profiling=flags.profiling),
         HealthOptions.build(environment, config, node),
         EnvoyOptions.build(environment, config, node),
+        WasmOptions.build(environment, config, node),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from pilot_agent.wire import WireError
 from pilot_agent.xds.envelope import DeltaResponse, SotwResponse, Spans
+from pilot_agent.xds.type_urls import ECDS
 
-ECDS: Final = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 HTTP_WASM: Final = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 NETWORK_WASM: Final = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm"
 TYPED_STRUCT: Final = "type.googleapis.com/udpa.type.v1.TypedStruct"

@@ -17,9 +17,10 @@ from udpa.type.v1 import typed_struct_pb2
 
 from pilot_agent.log import get_logger
 from pilot_agent.wasm.cache import Policy, Wanted
-from pilot_agent.wasm.ecds import ECDS, HTTP_WASM, NETWORK_WASM, TYPED_STRUCT
+from pilot_agent.wasm.ecds import HTTP_WASM, NETWORK_WASM, TYPED_STRUCT
 from pilot_agent.wasm.errors import MissingSourceError, RejectedError, WasmError
 from pilot_agent.wire import bytes_field, text_field
+from pilot_agent.xds.type_urls import ECDS
 
 _RBAC: Final = "type.googleapis.com/envoy.extensions.filters.{}.rbac.v3.RBAC"
 _META: Final = "ISTIO_META_"

@@ -15,6 +15,7 @@ from pilot_agent.http import (
     open_exchange,
 )
 from pilot_agent.wasm.guard import Guard
+from pilot_agent.wasm.options import WasmOptions
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -120,6 +121,11 @@ class Web:
             timeout_s=deadline.remaining_s(),
             dialing=dialing,
         )
+
+
+def web_of(options: WasmOptions) -> Web:
+    """Return the web as these settings let it be seen."""
+    return Web(Guard(options.blocked_cidrs), options.roots_path)
 
 
 def limited(exchange: Exchange, limit_bytes: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from pilot_agent.wasm.options import WasmOptions
 
 WORKERS = {
     "wasm": "pilot_agent.wasm.worker:rewrite",
-    "wasm-purge": "pilot_agent.wasm.worker:purge",
+    "wasm-purge": "pilot_agent.wasm.purge_worker:purge",
 }
 """Worker kind → "module:function"."""
 

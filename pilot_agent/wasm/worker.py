@@ -1,4 +1,4 @@
-"""Rewrites one ECDS response, or purges the cache. Runs in a short-lived worker process only."""
+"""Rewrites one ECDS response. Runs in a short-lived worker process only."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +11,9 @@ from pilot_agent.http import Deadline
 from pilot_agent.wasm.cache import Cache, Wanted
 from pilot_agent.wasm.errors import RejectedError
 from pilot_agent.wasm.filters import Converted, convert
-from pilot_agent.wasm.guard import Guard
-from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.tally import Tally
-from pilot_agent.wasm.web import Web
-from pilot_agent.wasm.work import PurgeAnswer, RewriteAnswer, RewriteRequest, encode
+from pilot_agent.wasm.web import web_of
+from pilot_agent.wasm.work import RewriteAnswer, RewriteRequest, encode
 from pilot_agent.wire import WireError, bytes_field
 from pilot_agent.xds.envelope import Spans
 
@@ -27,14 +25,8 @@ def rewrite(request: bytes) -> bytes:
     """Take an encoded RewriteRequest, return an encoded RewriteAnswer."""
     wanted = msgspec.msgpack.decode(request, type=RewriteRequest)
     tally = Tally()
-    cache = Cache(wanted.options, _web(wanted.options), tally)
+    cache = Cache(wanted.options, web_of(wanted.options), tally)
     return encode(rewritten(wanted, cache, tally))
-
-
-def purge(options: bytes) -> bytes:
-    """Take encoded WasmOptions, return an encoded PurgeAnswer."""
-    decoded = msgspec.msgpack.decode(options, type=WasmOptions)
-    return encode(PurgeAnswer(cache_entries=Cache(decoded, _web(decoded), Tally()).purge()))
 
 
 def rewritten(request: RewriteRequest, cache: Cache, tally: Tally) -> RewriteAnswer:
@@ -91,7 +83,3 @@ def _joined(errors: list[str]) -> str:
     if len(errors) < 2:
         return "".join(errors)
     return f"{len(errors)} errors occurred:\n" + "".join(f"\t* {one}\n" for one in errors) + "\n"
-
-
-def _web(options: WasmOptions) -> Web:
-    return Web(Guard(options.blocked_cidrs), options.roots_path)

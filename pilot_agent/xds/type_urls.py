@@ -6,6 +6,7 @@ PREFIX: Final = "type.googleapis.com/"
 LISTENER: Final = PREFIX + "envoy.config.listener.v3.Listener"
 NAME_TABLE: Final = PREFIX + "istio.networking.nds.v1.NameTable"
 PROXY_CONFIG: Final = PREFIX + "istio.mesh.v1alpha1.ProxyConfig"
+ECDS: Final = PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 HEALTH: Final = PREFIX + "istio.v1.HealthInformation"
 WORKLOAD: Final = PREFIX + "istio.workload.Workload"
 
@@ -15,7 +16,7 @@ _SHORT: Final = {
     PREFIX + "envoy.config.route.v3.RouteConfiguration": "RDS",
     PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment": "EDS",
     PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret": "SDS",
-    PREFIX + "envoy.config.core.v3.TypedExtensionConfig": "ECDS",
+    ECDS: "ECDS",
     NAME_TABLE: "NDS",
     PROXY_CONFIG: "PCDS",
 }

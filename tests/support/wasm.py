@@ -13,11 +13,11 @@ from udpa.type.v1 import typed_struct_pb2
 
 from pilot_agent.http import ConnectError, Resolved, resolved
 from pilot_agent.wasm.cache import Cache
-from pilot_agent.wasm.ecds import ECDS
 from pilot_agent.wasm.guard import Guard
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.tally import Tally
 from pilot_agent.wasm.web import Web
+from pilot_agent.xds.type_urls import ECDS
 
 EMPTY_MODULE = b"\0asm\1\0\0\0"
 TYPES = "type.googleapis.com/"

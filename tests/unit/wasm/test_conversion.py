@@ -22,14 +22,16 @@ from hypothesis import strategies as st
 from udpa.type.v1 import typed_struct_pb2
 
 from pilot_agent.wasm.cache import Wanted
-from pilot_agent.wasm.ecds import ECDS, needs_rewriting
+from pilot_agent.wasm.ecds import needs_rewriting
 from pilot_agent.wasm.errors import FetchError, RejectedError
 from pilot_agent.wasm.filters import convert
 from pilot_agent.wasm.options import WasmOptions
+from pilot_agent.wasm.purge_worker import purge
 from pilot_agent.wasm.work import RewriteAnswer, RewriteRequest, encode, purge_answer, rewrite_answer
-from pilot_agent.wasm.worker import purge, rewrite
+from pilot_agent.wasm.worker import rewrite
 from pilot_agent.wire import bytes_field
 from pilot_agent.xds.envelope import read_delta_response, read_sotw_response
+from pilot_agent.xds.type_urls import ECDS
 from tests.support.site import Site, page, silent
 from tests.support.wasm import as_struct, extension, http_filter, module, network_filter, opened, plugin
 from tests.support.xds_messages import response
