@@ -8,6 +8,8 @@ from typing import Final, cast
 import msgspec
 
 from actors.cert_files import FileSecrets
+from actors.cert_keeping import Keeping
+from actors.cert_output import Output
 from actors.cert_signing import Signer, SigningDone, SigningFailed
 from actors.messages.cert import (
     GetSecret,
@@ -37,8 +39,9 @@ from pilot_agent.security.workload import (
     roots_material,
 )
 
-LOOK_S: Final = 30.0
-"""How often the wall clock is looked at: a timer alone would miss a suspended machine's time."""
+LOOK_S: Final = 5.0
+"""How often clock and files are looked at: a timer alone would miss a suspended machine's time, and a
+watch may be lost."""
 
 HASTE_S: Final = 1.0
 """Bound of the wait when somebody asks while a retry is due later: 400 streams must not become 400 CSRs."""
@@ -88,6 +91,8 @@ class CertActor(RuntimeActor):
         self._rotation_reason: RotationReason = "due"  # of the rotation that is tried again
         self._rotation: Timer | None = None
         self._files = FileSecrets(context, self._options)
+        self._output = Output(self._options.output_directory, shared=self._options.output_shared)
+        self._keeping = Keeping(self._options)
 
     def on_start(self) -> None:
         """Go on with what the notebook has, or have the first certificate made without being asked."""
@@ -96,16 +101,18 @@ class CertActor(RuntimeActor):
         if kept is not None and lost:
             _log.warn(f"state of the former process not used: {lost}")
         self._log_ca()
+        if self._identity.workload is None and not self._files.has(WORKLOAD):
+            self._keep(self._keeping.load(self._identity, self._now()))
         self.context.after(LOOK_S, _Look(regular=True))
         for served in self._identity.files:
             self._files.read(served.name)
         if self._identity.workload is not None:
-            self._announce(WORKLOAD)
-            self._announce(ROOTS)
+            self._announce(WORKLOAD, ROOTS)
             self._schedule(self._identity.workload)
             self._tell_envoy()
-        elif self._options.ca is not None and not self._files.has(WORKLOAD):
-            self._begin(None)
+        is_served = self._identity.valid_workload(self._now()) is not None
+        if not is_served and self._options.ca is not None and not self._files.has(WORKLOAD):
+            self._begin(None if self._identity.workload is None else "due")
         self.context.ready()
 
     def on_message(self, message: object) -> None:
@@ -126,8 +133,7 @@ class CertActor(RuntimeActor):
                 self._retry = None
                 self._begin(self._rotation_reason if self._identity.workload is not None else None)
             case PeerRestarted(role=Role.SDS):
-                self._announce(WORKLOAD)
-                self._announce(ROOTS)
+                self._announce(WORKLOAD, ROOTS)
             case PeerRestarted() | WorkerExited():
                 pass
             case _:
@@ -152,19 +158,27 @@ class CertActor(RuntimeActor):
             self._waiting.add(name)
             self._hasten()
 
-    def _announce(self, name: str) -> None:
-        """Send what the CA gave for `name`; nothing if there is nothing, or if files have it."""
+    def _announce(self, *names: str) -> None:
+        """Send what the CA gave for these names; nothing if there is nothing, or if files have it."""
         workload = self._identity.valid_workload(self._now())
-        if workload is None or self._files.has(name):
+        if workload is None:
             return
-        self._waiting.discard(name)
-        made = roots_material(self._identity, workload) if name == ROOTS else pair_material(workload)
-        self._send(made)
+        self._waiting.difference_update(names)
+        self._send(
+            *(
+                roots_material(self._identity, workload) if name == ROOTS else pair_material(workload)
+                for name in names
+                if not self._files.has(name)
+            )
+        )
 
-    def _send(self, material: Material) -> None:
-        fields = msgspec.structs.asdict(material)
-        fields["resource_name"] = fields.pop("name")
-        self.context.send(Role.SDS, SecretReady(**fields))
+    def _send(self, *materials: Material) -> None:
+        """Hand these to SdsActor one by one, and to OUTPUT_CERTS as one set."""
+        for material in materials:
+            fields = msgspec.structs.asdict(material)
+            fields["resource_name"] = fields.pop("name")
+            self.context.send(Role.SDS, SecretReady(**fields))
+        self._output.update(*materials)
 
     def _tell_failure(self, name: str, reason: str) -> None:
         self._waiting.discard(name)
@@ -175,6 +189,7 @@ class CertActor(RuntimeActor):
             return
         numbered, version_info = self._identity.numbered(self._now())
         self._keep(msgspec.structs.replace(numbered, trust_bundle=bundle, roots_version_info=version_info))
+        self._keeping.save(self._identity)
         self._announce(ROOTS)
         if self._files.has(ROOTS):
             self._files.read(ROOTS)
@@ -233,20 +248,17 @@ class CertActor(RuntimeActor):
             self._signing_failed(f"failed to generate workload certificate: {error}")
             return
         replaces = self._identity.workload is not None
+        was_served = self._identity.valid_workload(self._now()) is not None
         self._keep(msgspec.structs.replace(identity, untold=done.reason or "" if replaces else ""))
+        self._keeping.save(self._identity)
         self._log_new(workload, latency_s=done.latency_s)
         self._schedule(workload)
-        self._announce_new(workload, is_new_root=is_new_root)
-        self._tell_envoy()
-
-    def _announce_new(self, workload: Workload, *, is_new_root: bool) -> None:
-        self._announce(WORKLOAD)
         if is_new_root:
             _log.info("Root cert has changed, start rotating root cert")
             _log.info("returned workload trust anchor from cache", ttl=self._ttl(workload))
-            self._announce(ROOTS)
-        for name in tuple(self._waiting):
-            self._announce(name)
+        new = {WORKLOAD} if was_served and not is_new_root else {WORKLOAD, ROOTS}
+        self._announce(*sorted(new | self._waiting, reverse=True))  # the pair first
+        self._tell_envoy()
 
     def _tell_envoy(self) -> None:
         """Say what was not said yet; after a kill in between it is said again rather than never."""
@@ -282,7 +294,7 @@ class CertActor(RuntimeActor):
     def _retry_delay_s(self) -> float:
         failures, workload = self._identity.failures, self._identity.valid_workload(self._now())
         if workload is None:
-            return warm_up_retry_s(failures=failures, spread=2 * self._draw() - 1)
+            return warm_up_retry_s(failures=failures, share=self._draw())
         longest_s = longest_retry_s(remaining_s=workload.not_after_s - self._now())
         return retry_s(failures=failures, longest_s=longest_s, share=self._draw())
 
@@ -299,11 +311,16 @@ class CertActor(RuntimeActor):
     def _look(self) -> None:
         """Rotate if it is due, and see whether files have changed. Comes at the due time and regularly."""
         workload = self._identity.workload
-        is_due = workload is not None and self._now() >= workload.rotate_at_s
+        is_due = workload is not None and workload.is_due(self._now())
         if is_due and self._retry is None and not self._files.has(WORKLOAD):
             self._rotate("due")
         self._files.look()
+        self._output.look()
         self._gauge()
+
+    def forget(self) -> None:
+        """Leave no key behind: this pod ends."""
+        self._keeping.forget()
 
     def _gauge(self) -> None:
         workload = self._identity.workload

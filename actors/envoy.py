@@ -47,6 +47,7 @@ from pilot_agent.log import get_logger
 
 _log = get_logger()
 
+_ASKED_TO_QUIT: Final = "/quitquitquit called"
 _COUNT_CALL_S: Final = 2.0
 _WAITS: Final = Waits(crash_s=crash_wait_s, hot_restart_s=hot_restart_wait_s)
 
@@ -149,7 +150,7 @@ class EnvoyActor(RuntimeActor):
             case "restart":
                 self._handle(model.RestartWanted(reason="operator"))
             case "quit":
-                self._quit(model.QuitWanted(cause="/quitquitquit called", at_once=True))
+                self._quit(model.QuitWanted(cause=_ASKED_TO_QUIT, at_once=True))
             case _:
                 assert_never(command.verb)
 
@@ -157,7 +158,7 @@ class EnvoyActor(RuntimeActor):
         if self._options.enabled:
             self._handle(wish)
         else:
-            self.context.tell_supervisor(EndAgent(reason=wish.cause, exit_status=0))
+            self.context.tell_supervisor(EndAgent(reason=wish.cause, exit_status=0, for_good=True))
 
     # --- the machine ----------------------------------------------------------------------------
 
@@ -209,7 +210,13 @@ class EnvoyActor(RuntimeActor):
                 self.context.count(action.name, reason=action.reason)
             case model.EndAgent():
                 self._launchpad.remove_own()
-                self.context.tell_supervisor(EndAgent(reason=action.reason, exit_status=action.exit_status))
+                self.context.tell_supervisor(
+                    EndAgent(
+                        reason=action.reason,
+                        exit_status=action.exit_status,
+                        for_good=action.reason == _ASKED_TO_QUIT,
+                    )
+                )
             case model.Fail():
                 self.context.fatal(action.reason)
             case _:

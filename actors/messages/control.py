@@ -7,6 +7,7 @@ class Quit(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: end in order within `deadline_s`. Mirrors: `ctx.Done()`."""
 
     deadline_s: float
+    for_good: bool = False  # the agent was asked to end: the pod ends, and this container does not come back
 
 
 class PeerRestarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class EndAgent(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str
     exit_status: int
+    for_good: bool = False  # it was asked for, rather than brought about by Envoy's end
 
 
 class RunWorker(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,5 +28,8 @@ class RuntimeActor(pykka.ThreadingActor):
     def on_message(self, message: object) -> object:
         """Answer one message of the mailbox."""
 
+    def forget(self) -> None:
+        """Remove what was kept for the container's next start; called before `quit` when there is none."""
+
     def quit(self, deadline_s: float) -> None:
         """End in order within `deadline_s`. Nothing to do unless a subclass says so."""

@@ -287,6 +287,8 @@ def _guarded(actor: type[Any], context: ProcessContext) -> type[RuntimeActor]:  
                 context.tell_supervisor(context.measured(message.number))
                 return None
             if isinstance(message, Quit) and not ends_by_itself:
+                if message.for_good:
+                    self.forget()
                 return self.quit(message.deadline_s)
             return super().on_receive(message)
 

@@ -93,6 +93,7 @@ class Supervisor:
         self._loop = Loop()
         self._phase = Phase.RUNNING
         self._exit_status = 0
+        self._for_good = False  # the end was asked for: nothing is kept for a next start
         self._quit_order: list[Role] = []
         self._last_look_s = time.monotonic()
         self._heartbeat = 0
@@ -245,6 +246,7 @@ class Supervisor:
                 self._fatal(message)
             case said.EndAgent():
                 _log.debug(f"ending: {message.reason}", status=message.exit_status)
+                self._for_good = self._for_good or message.for_good
                 self._quit_actors(message.exit_status)
             case _:
                 _log.warn(
@@ -480,6 +482,7 @@ class Supervisor:
         envoy = self._family.get(Role.ENVOY)
         if self._phase >= Phase.QUITTING:
             return
+        self._for_good = True
         if envoy is None:
             self._quit_actors(0)
             return
@@ -518,7 +521,7 @@ class Supervisor:
         if child.spec.ends_by_itself:
             os.kill(running.pid, signal.SIGKILL)  # it has said that all is over, or cannot
         else:
-            self._say(child, said.Quit(deadline_s=deadline_s))
+            self._say(child, said.Quit(deadline_s=deadline_s, for_good=self._for_good))
             self._loop.after(deadline_s, lambda: self._kill_late(child, running))
 
     @staticmethod

@@ -16,7 +16,9 @@ from pilot_agent.security.pem import blocks
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _OID = 0x30, 0x02, 0x03, 0x06
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
-_VERSION: Final = 0xA0
+_BOOLEAN, _OCTET_STRING = 0x01, 0x04
+_VERSION, _EXTENSIONS, _URI = 0xA0, 0xA3, 0x86
+_SUBJECT_ALT_NAME: Final = b"\x55\x1d\x11"
 _TIME: Final = re.compile(rb"([0-9]{2,4})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})([0-9]{2})Z")
 
 
@@ -35,8 +37,10 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked at in a certificate."""
 
     serial_number: str  # lower-case hexadecimal
+    not_before_unix_s: float
     not_after_unix_s: float
     public_key: PublicKey
+    uris: tuple[str, ...]  # of the subjectAltName: the SPIFFE ID
 
 
 def certificate_facts(pem: str) -> CertificateFacts:
@@ -81,14 +85,44 @@ def _facts(der: bytes) -> CertificateFacts:
     body.take(_SEQUENCE)  # signature algorithm
     body.take(_SEQUENCE)  # issuer
     validity = body.enter(_SEQUENCE)
-    validity.take(validity.next_tag())
+    not_before = _time(validity.next_tag(), validity.take(validity.next_tag()))
     not_after = _time(validity.next_tag(), validity.take(validity.next_tag()))
     body.take(_SEQUENCE)  # subject
+    public_key = _public_key(body)
     return CertificateFacts(
         serial_number=f"{int.from_bytes(serial, 'big'):x}",
+        not_before_unix_s=not_before,
         not_after_unix_s=not_after,
-        public_key=_public_key(body),
+        public_key=public_key,
+        uris=_uris(body),
     )
+
+
+def _uris(body: "_Reader") -> tuple[str, ...]:
+    """Return the URIs of the subjectAltName in what follows the public key; none is no error."""
+    while not body.at_end():
+        if body.next_tag() != _EXTENSIONS:
+            body.take(body.next_tag())  # unique identifiers of version 2
+            continue
+        extensions = body.enter(_EXTENSIONS).enter(_SEQUENCE)
+        while not extensions.at_end():
+            extension = extensions.enter(_SEQUENCE)
+            is_names = extension.take(_OID) == _SUBJECT_ALT_NAME
+            if extension.next_tag() == _BOOLEAN:
+                extension.take(_BOOLEAN)  # critical
+            if is_names:
+                return _uri_names(_Reader(extension.take(_OCTET_STRING)).enter(_SEQUENCE))
+    return ()
+
+
+def _uri_names(names: "_Reader") -> tuple[str, ...]:
+    found = []
+    while not names.at_end():
+        tag = names.next_tag()
+        content = names.take(tag)
+        if tag == _URI:
+            found.append(content.decode("ascii", errors="replace"))
+    return tuple(found)
 
 
 def _public_key(reader: "_Reader") -> PublicKey:
@@ -131,6 +165,9 @@ class _Reader:
         if self._at >= len(self._data):
             raise CertificateError("structure ends too early")
         return self._data[self._at]
+
+    def at_end(self) -> bool:
+        return self._at >= len(self._data)
 
     def enter(self, tag: int) -> "_Reader":
         """Return a reader of the next element's inside."""

@@ -72,6 +72,8 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_ratio: float
     grace_ratio_jitter: float
     output_directory: str  # OUTPUT_CERTS; empty: nothing is written
+    output_shared: bool  # in Kubernetes every user may read what is written there
+    kept_directory: str  # where the identity outlives the container; empty: nowhere
     file_debounce_s: float
     os_bundle_path: str
     crl_path: str  # empty: PILOT_ENABLE_CA_CRL is off
@@ -104,6 +106,8 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
             grace_ratio=environment.number("SECRET_GRACE_PERIOD_RATIO", 0.5),
             grace_ratio_jitter=environment.number("SECRET_GRACE_PERIOD_RATIO_JITTER", 0.01),
             output_directory=environment.string("OUTPUT_CERTS"),
+            output_shared=bool(environment.string("KUBERNETES_SERVICE_HOST")),
+            kept_directory=_kept_directory(environment, proxy_config),
             file_debounce_s=environment.seconds("FILE_DEBOUNCE_DURATION", 0.1),
             os_bundle_path=os_bundle(),
             crl_path=CRL if environment.boolean("PILOT_ENABLE_CA_CRL", default=True) else "",
@@ -126,6 +130,16 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
         )
         if not self.os_bundle_path:
             _log.warn("OS CA Cert could not be found for agent")
+
+
+def _kept_directory(environment: Environment, proxy_config: ProxyConfig) -> str:
+    value = environment.string("IDENTITY_LAST_KNOWN_GOOD") or "auto"
+    if value not in ("auto", "off"):
+        environment.warnings.append(
+            f"Invalid environment variable value `{value}` for IDENTITY_LAST_KNOWN_GOOD, using default auto: "
+            "must be auto or off"
+        )
+    return "" if value == "off" else proxy_config.config_path
 
 
 def _external_sds(name: str) -> bool:
@@ -229,12 +243,19 @@ def _ca(environment: Environment, proxy_config: ProxyConfig) -> CaOptions:
             token="test_token" if is_mock else "",
             validity_s=int(environment.seconds("SECRET_TTL", 24 * 3600.0)),
             cert_signer=environment.string("ISTIO_META_CERT_SIGNER"),
+            workload=_workload(environment),
             headers=(
                 ("ClusterID", environment.string("ISTIO_META_CLUSTER_ID")),
                 *environment.items("CA_HEADER_"),
             ),
         ),
     )
+
+
+def _workload(environment: Environment) -> str:
+    """Return what a certificate must be for; empty where the environment does not say both parts."""
+    namespace, account = environment.string("POD_NAMESPACE"), environment.string("SERVICE_ACCOUNT")
+    return f"/ns/{namespace}/sa/{account}" if namespace and account else ""
 
 
 def _ca_root(environment: Environment) -> str:

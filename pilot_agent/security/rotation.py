@@ -6,7 +6,9 @@ the old certificate first and leaves trying again to Envoy.
 
 from typing import Final
 
-LONGEST_RETRY_S: Final = 60.0
+LONGEST_RETRY_S: Final = 40.0
+"""An attempt itself may take some seconds: whatever heals, there is a certificate within a minute."""
+
 FIRST_RETRY_S: Final = 0.5
 
 
@@ -36,7 +38,7 @@ def seconds_until_rotation(
 def longest_retry_s(*, remaining_s: float) -> float:
     """Return the bound of the wait before the next attempt, for a certificate with `remaining_s` left.
 
-    A tenth of what is left, so that a short-lived one gets its attempts too; 1 s to 60 s.
+    A tenth of what is left, so that a short-lived one gets its attempts too; 1 s to 40 s.
     """
     return min(max(remaining_s / 10, 1.0), LONGEST_RETRY_S)
 
@@ -53,14 +55,14 @@ def retry_s(*, failures: int, longest_s: float, share: float) -> float:
     return share * exponential_s
 
 
-def warm_up_retry_s(*, failures: int, spread: float) -> float:
-    """Return the wait while there is no certificate yet: 0.5 s, times 1.5, at most 60 s, spread by half.
+def warm_up_retry_s(*, failures: int, share: float) -> float:
+    """Return the wait while there is no certificate: full jitter of 0.5 s, times 1.5, at most 40 s.
 
     Args:
         failures: Attempts that failed in a row, at least 1.
-        spread: What the edge drew, -1 to 1.
+        share: What the edge drew, 0 to 1.
 
-    Source: the warm-up loop of the reference's SDS server.
+    Source: the warm-up loop of the reference's SDS server, which spreads by half and goes up to 60 s.
     """
     exponential_s: float = min(FIRST_RETRY_S * 1.5 ** min(failures - 1, 32), LONGEST_RETRY_S)
-    return exponential_s * (1 + spread / 2)
+    return share * exponential_s

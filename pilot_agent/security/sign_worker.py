@@ -5,6 +5,7 @@ at once. Source: the reference's Citadel client.
 """
 
 import random
+import re
 import time
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ ATTEMPTS: Final = 5
 ATTEMPT_DEADLINE_S: Final = 10.0
 """Ours: the reference waits for ever, which a worker process must not."""
 
+_HEADER_TEXT: Final = re.compile(r"[!-~]+")
 _RETRYABLE: Final = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -55,6 +57,7 @@ def sign(request: bytes) -> bytes:
             checked(
                 wanted.csr_pem,
                 chain_of(answer),
+                workload=wanted.workload,
                 call_ms=(time.monotonic() - begun) * 1000,
                 retries=retries,
             )
@@ -85,24 +88,32 @@ def chain_of(answer: bytes) -> list[str]:
     return chain
 
 
-def checked(csr_pem: str, chain: list[str], *, call_ms: float, retries: int) -> Signed:
-    """Return the answer if its leaf belongs to the CSR's key and is still valid.
+def checked(csr_pem: str, chain: list[str], *, workload: str = "", call_ms: float, retries: int) -> Signed:
+    """Return the answer if its leaf belongs to the CSR's key, is for this workload and still valid.
+
+    The trust domain is not compared: a mesh that changes its own signs for the new one before the
+    workloads are started anew.
 
     Raises:
         CaRefused: it is unusable; the text says why.
     """
     try:
         leaf = certificate_facts(chain[0])
+        for element in chain[1:]:
+            check_certificates(element)
     except CertificateError as error:
         raise CaRefused(f"failed to parse the certificate of the CA: {error}") from error
     if leaf.public_key != csr_public_key(csr_pem):
         raise CaRefused("the CA's certificate does not belong to the key of the CSR")
+    if workload and not any(uri.endswith(workload) for uri in leaf.uris):
+        raise CaRefused(f"the CA's certificate is for another identity: got={leaf.uris} expected=…{workload}")
     if leaf.not_after_unix_s <= time.time():
         raise CaRefused(f"the CA's certificate has expired already, at {_instant(leaf.not_after_unix_s)}")
     return Signed(
         chain_pem=assemble_chain(chain),
         root_pem=chain[-1],
         not_after_unix_s=leaf.not_after_unix_s,
+        lifetime_s=leaf.not_after_unix_s - leaf.not_before_unix_s,
         serial_number=leaf.serial_number,
         call_ms=call_ms,
         retries=retries,
@@ -197,10 +208,16 @@ def _token(path: str) -> str:
     if not path:
         return ""
     try:
-        return Path(path).read_text().strip()
+        token = Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         _token_log.warn(f"failed to fetch token from file: {error}")
         return ""
+    if not token:
+        _token_log.warn(f"token file {path} is empty: asking the CA without a token")
+    elif not _HEADER_TEXT.fullmatch(token):
+        _token_log.warn(f"token file {path} holds no token but {len(token)} characters of something else")
+        return ""
+    return token
 
 
 def _same(data: bytes) -> bytes:

@@ -70,6 +70,7 @@ class SignRequest(NamedTuple):
     validity_s: int = 24 * 3600
     cert_signer: str = ""
     headers: tuple[tuple[str, str], ...] = ()  # (name, value), ClusterID among them
+    workload: str = ""  # "/ns/NAMESPACE/sa/ACCOUNT" that the answer must be for; empty: any
 
     def __repr__(self) -> str:
         return text(self, self._fields, "token")
@@ -81,6 +82,7 @@ class Signed(NamedTuple):
     chain_pem: str  # leaf first, the root last
     root_pem: str
     not_after_unix_s: float
+    lifetime_s: float  # from the certificate's begin to its end, whatever the local clock says
     serial_number: str  # lower-case hexadecimal
     call_ms: float  # all attempts together
     retries: int

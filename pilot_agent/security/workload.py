@@ -13,6 +13,8 @@ from pilot_agent.security.rotation import seconds_until_rotation
 from pilot_agent.security.work import Signed
 
 FORMAT: Final = 1
+CLOCK_BACK_S: Final = 60.0
+"""A certificate that was made so long after now was made before the clock was set back."""
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +30,10 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     version_info: str
 
     __repr__ = without("key_pem")
+
+    def is_due(self, now_s: float) -> bool:
+        """Return whether to rotate now; after the clock was set back, nobody knows how much time is left."""
+        return now_s >= min(self.rotate_at_s, self.not_after_s) or now_s < self.created_s - CLOCK_BACK_S
 
 
 class FileServed(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,19 +72,19 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 def restored(kept: Identity | None, *, spiffe_id: str, now_s: float) -> tuple[Identity, str]:
     """Return the identity to begin with, and why nothing was taken over (empty if it was).
 
-    The trust bundle stays even when the certificate has expired.
+    An expired certificate stays, though it is not served: it may be the clock that is wrong.
     """
     fresh = Identity(spiffe_id=spiffe_id)
     if kept is None:
         return fresh, "nothing kept"
     if kept.format != FORMAT or kept.spiffe_id != spiffe_id:
         return fresh, f"kept for {kept.spiffe_id!r} in format {kept.format}"
-    workload = kept.valid_workload(now_s)
+    workload = kept.workload
     if workload is None:
-        return msgspec.structs.replace(kept, workload=None), "no certificate, or an expired one"
+        return kept, "no certificate"
     if not (blocks(workload.chain_pem, "CERTIFICATE") and "PRIVATE KEY-----" in workload.key_pem):
         return fresh, "damaged"
-    return kept, ""
+    return kept, "" if workload.not_after_s > now_s else "the certificate has expired"
 
 
 def issued(
@@ -86,6 +92,7 @@ def issued(
 ) -> tuple[Identity, Workload, bool]:
     """Return the identity with the new certificate in place, that certificate, and whether its root is new.
 
+    A local clock that is behind would see more life than the certificate has: its own lifetime bounds that.
     The very first root counts as new, as in the reference. For `jitter` see `seconds_until_rotation`.
 
     Raises:
@@ -93,7 +100,7 @@ def issued(
     """
     delay_s = seconds_until_rotation(
         created_s=now_s,
-        not_after_s=signed.not_after_unix_s,
+        not_after_s=min(signed.not_after_unix_s, now_s + signed.lifetime_s),
         now_s=now_s,
         grace_ratio=grace_ratio,
         jitter=jitter,

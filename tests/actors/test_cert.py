@@ -1,6 +1,7 @@
 """CertActor with real workers and a real small CA over TLS; only its clock is the test's."""
 
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tests.support.context import FakeContext
 
 DAY_S = 86400.0
+TMPFS = Path("/dev/shm")
 
 
 @pytest.fixture
@@ -448,3 +450,164 @@ def test_our_own_output_directory_is_no_source(tmp_path: Path, ca: SmallCa) -> N
     cert.wait_sent(SecretReady, 2)
     assert len(ca.requests) == 1
     cert.kill()
+
+
+def served(folder: Path) -> tuple[bytes, ...]:
+    return tuple((folder / name).read_bytes() for name in ("key.pem", "cert-chain.pem", "root-cert.pem"))
+
+
+def test_output_certs_follow_every_rotation_and_have_the_merged_roots(tmp_path: Path, ca: SmallCa) -> None:
+    output = tmp_path / "output"
+    cert = bench(tmp_path, ca, output_directory=str(output))
+    try:
+        cert.start()
+        cert.wait_sent(SecretReady, 2)
+        cert.settle()
+        assert not output.exists()  # it has to be there: nobody makes it
+        output.mkdir()
+        cert.context.advance(6.0)
+        wait_for((output / "key.pem").exists, what="the set, once its directory has come")
+        (pair,), (root,) = pairs(cert), roots(cert)
+        assert served(output) == (pair.private_key_pem, pair.certificate_chain_pem, root.trusted_ca_pem)
+
+        other = Authority("other")
+        cert.tell(TrustBundle(ca_certificates_pem=(other.root_pem,)))
+        cert.wait_sent(IdentityRotated)
+        cert.tell(RotateNow(reason="operator"))
+        cert.wait_sent(IdentityRotated, 2)
+        cert.settle()
+        pair, root = pairs(cert)[-1], roots(cert)[-1]
+        assert served(output) == (pair.private_key_pem, pair.certificate_chain_pem, root.trusted_ca_pem)
+        assert other.root_pem.strip() in (output / "root-cert.pem").read_text()
+    finally:
+        cert.kill()
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=TMPFS) as made:
+        yield Path(made)
+
+
+def test_the_next_container_serves_the_kept_identity_while_the_ca_is_down(
+    tmp_path: Path, memory: Path, ca: SmallCa, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (bench(tmp_path, ca, kept_directory=str(memory)) for _ in range(2))
+    try:
+        first.start()
+        before = first.wait_sent(SecretReady, 2)
+        first.settle()
+        first.kill()
+
+        ca.failures = [grpc.StatusCode.UNAVAILABLE] * 99
+        second.start()
+        assert second.wait_sent(SecretReady, 2) == before
+        second.settle()
+        assert len(ca.requests) == 1
+        assert f"serving the identity that was kept in {memory}/identity.kept" in capfd.readouterr().out
+        assert not second.all_sent(IdentityRotated)
+        ca.failures = []
+        second.context.advance(DAY_S * 0.51)
+        assert second.wait_sent(IdentityRotated)[0].reason == "due"
+        assert (memory / "identity.kept").exists()
+        second.forget()
+        assert not (memory / "identity.kept").exists()
+    finally:
+        first.kill()
+        second.kill()
+
+
+def test_on_a_disk_no_identity_is_kept_and_the_log_says_so_once(
+    tmp_path: Path, ca: SmallCa, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cert = bench(tmp_path, ca, kept_directory=str(tmp_path))
+    try:
+        cert.start()
+        cert.wait_sent(SecretReady, 2)
+        cert.tell(RotateNow(reason="operator"))
+        cert.wait_sent(IdentityRotated)
+        lines = capfd.readouterr().out
+        assert "no identity of an earlier container: " in lines
+        assert lines.count("the identity is not kept for a start while the CA is down: ") == 1
+        assert not (tmp_path / "identity.kept").exists()
+    finally:
+        cert.kill()
+
+
+def test_a_clock_set_back_a_day_renews_the_certificate_and_set_right_again_once_more(
+    cert: ActorBench, ca: SmallCa
+) -> None:
+    cert.start()
+    cert.wait_sent(SecretReady, 2)
+    cert.settle()
+    cert.base_s -= DAY_S
+    cert.context.advance(6.0)
+    cert.wait_sent(IdentityRotated)
+    cert.settle()
+    due_s = kept(cert).workload.rotate_at_s - cert.now()  # type: ignore[union-attr]
+    assert due_s < DAY_S  # by the certificate's own lifetime, not by the two days that the clock sees
+
+    cert.base_s += DAY_S
+    cert.context.advance(6.0)
+    cert.wait_sent(IdentityRotated, 2)
+    assert len(ca.requests) == 3
+
+
+def test_a_clock_that_jumps_forward_and_back_costs_no_valid_certificate(
+    cert: ActorBench, ca: SmallCa
+) -> None:
+    cert.start()
+    (pair, _) = cert.wait_sent(SecretReady, 2)
+    cert.settle()
+    ca.failures = [grpc.StatusCode.UNAVAILABLE] * 99
+    cert.base_s += 2 * DAY_S
+    cert.context.advance(6.0)
+    cert.tell(GetSecret(resource_name="default"))
+    cert.wait_sent(SecretFailed)
+    cert.kill()
+    cert.start()  # the notebook's certificate seems to have expired
+    cert.base_s -= 2 * DAY_S
+    cert.context.advance(6.0)
+    cert.tell(GetSecret(resource_name="default"))
+    wait_for(lambda: pairs(cert), what="the certificate")
+    assert pairs(cert)[-1] == pair
+
+
+@pytest.mark.parametrize("trouble", ["no token", "empty token", "wrong token", "garbage"])
+def test_whatever_was_wrong_with_the_token_it_heals_within_a_minute(
+    tmp_path: Path, cert: ActorBench, ca: SmallCa, trouble: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "istio-token"
+    good = token.read_text()
+    texts = {"empty token": "\n", "wrong token": "other", "garbage": "a b\x01\u00e9"}
+    if trouble in texts:
+        token.write_text(texts[trouble])
+    else:
+        token.unlink()
+    cert.start()
+    wait_for(lambda: cert.notebook.restore(Identity) and has_failed(cert, 1), what="the refusal")
+    lines = capfd.readouterr().out
+    assert "failed to warm certificate: failed to generate workload certificate: create certificate" in lines
+    said = {"no token": "failed to fetch token", "empty token": "is empty", "garbage": "holds no token but"}
+    assert said.get(trouble, "authentication failure") in lines
+    token.write_text(good)
+    cert.context.advance(60.0)
+    cert.wait_sent(SecretReady, 2)
+
+
+def test_a_certificate_for_another_workload_is_refused_and_for_a_new_trust_domain_taken(
+    tmp_path: Path, ca: SmallCa, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = security_options(tmp_path, ca).ca
+    assert options is not None
+    for workload, is_taken in (("/ns/default/sa/other", False), ("/ns/default/sa/reviews", True)):
+        mine = options.request._replace(workload=workload)
+        cert = bench(tmp_path, ca)
+        cert.options = replace(cert.options, ca=replace(options, request=mine))
+        cert.start()
+        if is_taken:
+            cert.wait_sent(SecretReady, 2)
+        else:
+            wait_for(lambda: has_failed(cert, 1), what="the refusal")  # noqa: B023
+            assert "the CA's certificate is for another identity: got=" in capfd.readouterr().out
+        cert.kill()

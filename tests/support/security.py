@@ -50,6 +50,8 @@ def security_options(folder: Path, ca: SmallCa | None, **changes: Any) -> Securi
         "grace_ratio": 0.5,
         "grace_ratio_jitter": 0.01,
         "output_directory": "",
+        "output_shared": False,
+        "kept_directory": "",
         "file_debounce_s": 0.01,
         "os_bundle_path": "",
         "crl_path": "",
@@ -108,6 +110,10 @@ class ActorBench:
         """End the actor without its clean-up, as a SIGKILL would."""
         if self._refs and self._refs[-1].is_alive():
             self._refs[-1].stop()
+
+    def forget(self) -> None:
+        """Let the actor remove what it keeps, as at the end of the pod."""
+        self._refs[-1].proxy().forget().get(timeout=20)
 
     def end(self) -> None:
         """Let the actor end in order, as Quit does; nothing happens if it is gone."""

@@ -61,7 +61,7 @@ class Authority:
                 public_key=public_key,  # type: ignore[arg-type]
             )
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(minutes=2))
             .not_valid_after(now + dt.timedelta(seconds=lifetime_s))
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         )

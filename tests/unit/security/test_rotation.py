@@ -46,10 +46,9 @@ def test_retries_of_a_rotation_are_full_jitter_of_an_exponential_with_a_bound() 
 
 
 def test_a_certificate_with_little_time_left_is_tried_for_more_often() -> None:
-    assert [longest_retry_s(remaining_s=s) for s in (DAY_S, 100.0, 3.0, -5.0)] == [60.0, 10.0, 1.0, 1.0]
+    assert [longest_retry_s(remaining_s=s) for s in (DAY_S, 100.0, 3.0, -5.0)] == [40.0, 10.0, 1.0, 1.0]
 
 
-def test_the_warm_up_waits_grow_by_half_and_are_spread_by_half() -> None:
-    assert [warm_up_retry_s(failures=n, spread=0.0) for n in (1, 2, 3, 40)] == [0.5, 0.75, 1.125, 60.0]
-    assert warm_up_retry_s(failures=1, spread=1.0) == 0.75
-    assert warm_up_retry_s(failures=1, spread=-1.0) == 0.25
+def test_the_warm_up_waits_grow_by_half_with_full_jitter_and_stay_below_a_minute() -> None:
+    assert [warm_up_retry_s(failures=n, share=1.0) for n in (1, 2, 3, 40)] == [0.5, 0.75, 1.125, 40.0]
+    assert warm_up_retry_s(failures=9, share=0.0) == 0.0
