@@ -20,6 +20,7 @@ from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.dns.options import DnsOptions
 from pilot_agent.dns.workers import WORKERS as DNS_WORKERS
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
+from pilot_agent.service_manager import ServiceManager
 from pilot_agent.wasm.work import WORKERS as WASM_WORKERS
 
 _BASE_LIMIT: Final = 96 * MIB
@@ -72,7 +73,11 @@ _ENVOY_AFTER: Final = frozenset({Role.SDS, Role.DOWNSTREAM_XDS})
 
 
 def run_tree(
-    options: Sequence[object], *, kept: tuple[int, ...] = (), prestarted: tuple[Prestarted, ...] = ()
+    options: Sequence[object],
+    *,
+    kept: tuple[int, ...] = (),
+    prestarted: tuple[Prestarted, ...] = (),
+    service_manager: ServiceManager | None = None,
 ) -> int:
     """Be the supervisor of the agent until its end; return the exit status.
 
@@ -80,6 +85,7 @@ def run_tree(
         options: One settings object of each topic.
         kept: Descriptors that stand in the options and that every actor inherits.
         prestarted: Workers that were forked before the heavy imports.
+        service_manager: Who is told that the agent is up.
     """
     process.one_arena()
     process.name_process("pilot-agent")
@@ -93,5 +99,6 @@ def run_tree(
         left_out=frozenset() if settings.get(DnsOptions).enabled else frozenset({Role.DNS}),
         kept=kept,
         prestarted=prestarted,
+        service_manager=service_manager,
     )
     return supervisor.run()

@@ -32,6 +32,7 @@ from actors.runtime.settings import Settings
 from actors.runtime.specs import ChildSpec
 from actors.runtime.workers import PRESTARTED_ID, Prestarted, serve_one
 from pilot_agent.log import get_logger, sink_descriptors
+from pilot_agent.service_manager import ServiceManager
 
 _log = get_logger()
 
@@ -68,6 +69,7 @@ class Supervisor:
         left_out: frozenset[Role] = frozenset(),
         kept: tuple[int, ...] = (),
         prestarted: tuple[Prestarted, ...] = (),
+        service_manager: ServiceManager | None = None,
     ) -> None:
         """Make all channels and notebooks.
 
@@ -79,6 +81,7 @@ class Supervisor:
             left_out: These are not started until somebody asks for them (StartActor).
             kept: Descriptors that stand in the settings and that every actor inherits.
             prestarted: Workers that were forked before; the first actor that asks gets each.
+            service_manager: Who is told that all actors are up, that this loop turns, and that the end comes.
         """
         self._family = {spec.role: Child(spec, make_notebook_file(spec.role)) for spec in specs}
         self._channels = ChannelTable.make()
@@ -90,6 +93,7 @@ class Supervisor:
             worker.pid: (None, PRESTARTED_ID) for worker in prestarted
         }
         self._held_back: dict[int, said.SpawnEnvoy] = {}  # by generation: a restarted EnvoyActor asks again
+        self._service_manager = service_manager or ServiceManager()
         self._loop = Loop()
         self._phase = Phase.RUNNING
         self._exit_status = 0
@@ -413,6 +417,10 @@ class Supervisor:
             if child.running is not None and child.running.asked_since_s is not None and away_s:
                 child.running.asked_since_s = now_s
         self._judge()
+        started = (child for role, child in self._family.items() if role not in self._left_out)
+        self._service_manager.look(
+            all_ready=all(child.running is not None and child.running.ready for child in started)
+        )
         self._loop.after(watchdog.LOOK_EVERY_S, self._look)
 
     def _judge(self) -> None:
@@ -487,6 +495,7 @@ class Supervisor:
             self._quit_actors(0)
             return
         self._phase = Phase.ENVOY_ENDING
+        self._service_manager.ending()
         self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s))
         self._spawn_held_back()  # which are refused now
 

@@ -7,6 +7,7 @@ can begin; and `actors.tree`, which imports gRPC, comes last.
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING, Final
 
 from pilot_agent.cli.command import Invocation
@@ -15,9 +16,11 @@ from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import Values
 from pilot_agent.cli.global_flags import configure_logging
 from pilot_agent.cli.lean_imports import keep_imports_lean
+from pilot_agent.cli.program_group import take_group_of_program
 from pilot_agent.environment import Environment
 from pilot_agent.gotext import quote
 from pilot_agent.log import get_logger
+from pilot_agent.service_manager import ServiceManager
 from pilot_agent.version import build_info
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ def run(invocation: Invocation) -> int:
         CliError: it cannot start so; nothing was started or written then.
     """
     _end_at_once_on_signals()
+    take_group_of_program(sys.argv[0])
+    service_manager = ServiceManager.take(os.environ, os.getpid())
     values = invocation.values
     configure_logging(values)
     _log_start(values)
@@ -51,7 +56,7 @@ def run(invocation: Invocation) -> int:
     finally:
         for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
             _log.warn(warning)
-    return _run_tree(settings, prestarted)
+    return _run_tree(settings, prestarted, service_manager)
 
 
 def _end_at_once_on_signals() -> None:
@@ -149,7 +154,9 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     )
 
 
-def _run_tree(settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]") -> int:
+def _run_tree(
+    settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]", service_manager: ServiceManager
+) -> int:
     """Import what is heavy, and hand over to the actors."""
     for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
         os.environ.setdefault(name, value)
@@ -168,4 +175,5 @@ def _run_tree(settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]"
         (*settings, StatusListener(descriptor=descriptor)),
         kept=(descriptor,) if descriptor >= 0 else (),
         prestarted=prestarted,
+        service_manager=service_manager,
     )

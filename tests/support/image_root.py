@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests.support.agent import REPOSITORY, command
+from tests.support.agent import REPOSITORY
 from tests.support.real_envoy import envoy_path
 
 _LIKE_AN_IMAGE = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ssl", "/etc/alternatives")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+
+_LAUNCHER = """#!{python} -I
+import sys
+if "{place}":
+    sys.path.insert(0, "{place}")
+from pilot_agent.cli import main
+sys.exit(main())
+"""
 
 _WITHOUT_EXTENSIONS_OF_ISTIO = """#!{python} -IS
 # Istio's build of Envoy has this extension, the public one refuses a bootstrap that names it.
@@ -29,11 +37,16 @@ os.execv("/opt/envoy/envoy", ["envoy", *words])
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """`binds`: place → what is shown there; `files`: programs made for the container; or a whole image."""
+    """`binds`: place → what is shown there; `files`: programs made for the container; or a whole image.
+
+    With `set_gid` the agent's program belongs to this group and has its set-gid bit, as on a virtual machine.
+    """
 
     binds: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
     image: str = ""
+    set_gid: int = 0
     path: str = _SYSTEM_PATH
 
     @classmethod
@@ -60,9 +73,7 @@ class Root:
             binds |= {str(path): str(path) for path in _interpreter_below_usr_local()}
         binds = {place: source for place, source in binds.items() if not _is_below_another(place, binds)}
         binds["/opt/envoy/envoy" if stock_envoy else "/usr/local/bin/envoy"] = str(envoy_path())
-        words = [shutil.which(command()[0]) or command()[0], *command()[1:]]
-        started = " ".join(words if len(words) == 1 else (words[0], "-I", *words[1:]))
-        script = f'#!/bin/sh\nexec {started} "$@"\n'
+        script = _LAUNCHER.format(python=sys.executable, place="" if _is_installed() else str(REPOSITORY))
         passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
         files = {"/usr/local/bin/pilot-agent": script, "/etc/passwd": passwd, "/etc/group": "root:x:0:\n"}
         path = _SYSTEM_PATH
@@ -73,6 +84,11 @@ class Root:
         if stock_envoy:
             files["/usr/local/bin/envoy"] = _WITHOUT_EXTENSIONS_OF_ISTIO.format(python=sys.executable)
         return cls(binds=binds, files=files, path=path)
+
+
+def _is_installed() -> bool:
+    """Return whether the tests try an installed package and not the checkout."""
+    return shutil.which("pilot-agent", path=str(Path(sys.executable).parent)) is not None
 
 
 def _interpreter_below_usr_local() -> list[Path]:

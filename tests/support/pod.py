@@ -11,9 +11,11 @@ what an image has, the user and capabilities of its security context, and the po
 machine lets us set one. Wants root. Nothing outside of the namespaces is touched.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -328,6 +330,8 @@ class Container:
                 "/etc/resolv.conf": f"search bookinfo.svc.cluster.local svc.cluster.local cluster.local\n"
                 f"nameserver {NAME_SERVER}\noptions ndots:5\n",
             },
+            "links": pod.root.links,
+            "set_gid": pod.root.set_gid,
             "image": pod.root.image,
             "volumes": volumes,
             "read_only": security.get("readOnlyRootFilesystem", False),
@@ -366,7 +370,9 @@ class Container:
             raise AssertionError(f"{self.name} has not ended within {within_s:g} s:\n{self.log()}") from None
 
     def kill(self) -> None:
-        self._process.kill()  # process 1 gets its parent-death signal, and the kernel ends its namespace
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)  # the kernel ends its namespace with it
         self._process.wait(10)
         wait_for(lambda: not psutil.pid_exists(self.pid), what=f"{self.name} being gone")
 

@@ -19,6 +19,11 @@ from tests.support.pod_sandbox import MEMORY, VOLUMES
 NEW_ROOT = Path("/mnt/root")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "SETGID": 6,
+    "SETUID": 7,
     "NET_ADMIN": ns.NET_ADMIN,
     "NET_RAW": ns.NET_RAW,
     "NET_BIND_SERVICE": ns.NET_BIND_SERVICE,
@@ -100,6 +105,12 @@ def _build_root(wish: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
+    if wish["set_gid"]:
+        program = NEW_ROOT / "usr/local/bin/pilot-agent"
+        os.chown(program, 0, wish["set_gid"])
+        program.chmod(0o2755)
+    for target, meant in wish["links"].items():
+        (NEW_ROOT / target[1:]).symlink_to(meant)
     for target, volume in sorted(wish["volumes"].items()):  # an outer one before what is mounted inside it
         mounted = _inside_root(target)
         mounted.mkdir(parents=True, exist_ok=True)
