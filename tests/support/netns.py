@@ -172,6 +172,18 @@ class Wire:
         return pod
 
 
+@contextmanager
+def sockets_owned_by(uid: int) -> Iterator[None]:
+    """Have the sockets that this thread makes belong to a user and the group of the same number."""
+    _LIBC.setfsgid(uid)
+    _LIBC.setfsuid(uid)
+    try:
+        yield
+    finally:
+        _LIBC.setfsuid(0)
+        _LIBC.setfsgid(0)
+
+
 def connect(namespace: Namespace, address: tuple[str, int], timeout_s: float = 5.0) -> socket.socket:
     """Return a connection from `namespace`, made as root.
 
