@@ -81,7 +81,7 @@ class Namespace:
 
     def prefix(self, *, uid: int | None = None, gid: int | None = None) -> tuple[str, ...]:
         """Return the words to put before a program's, to run it here, and as somebody."""
-        words = (_path("nsenter"), "--target", str(self.pid), "--net", "--mount", "--")
+        words = (_path("nsenter"), "--target", str(self.pid), "--net", "--mount", "--wd=.", "--")
         if uid is None and gid is None:
             return words
         user, group = uid or 0, gid if gid is not None else uid or 0

@@ -1,4 +1,4 @@
-"""A real Envoy in a pod: it listens where captured traffic arrives, and passes it on to where it was going."""
+"""A real Envoy in a pod: it listens where captured traffic arrives, and passes it on to its destination."""
 
 import http.client
 import json
