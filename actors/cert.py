@@ -37,6 +37,7 @@ from pilot_agent.security.workload import (
     pair_material,
     restored,
     roots_material,
+    status_notes,
 )
 
 LOOK_S: Final = 5.0
@@ -326,6 +327,8 @@ class CertActor(RuntimeActor):
         workload = self._identity.workload
         if workload is not None:
             self.context.gauge("cert_expiry_unix_s", workload.not_after_s, resource_name=WORKLOAD)
+            for name, text in status_notes(workload).items():
+                self.context.note(f"certificate/{WORKLOAD}/{name}", text)
 
     # Files
 

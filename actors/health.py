@@ -16,7 +16,8 @@ from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadU
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context
 from actors.runtime.roles import Role
-from actors.tree_page import StatusPage, status_json, tree_samples, workload_ends_unix_s
+from actors.status_page import Situation, document, news
+from actors.tree_page import status_samples, tree_samples, workload_ends_unix_s
 from pilot_agent.environment import go_duration
 from pilot_agent.health import HealthOptions
 from pilot_agent.health.checker import Checker, Probe
@@ -28,10 +29,13 @@ from pilot_agent.health.verdict import Verdict
 from pilot_agent.log import get_logger
 from pilot_agent.status import StatusListener, StatusOptions
 from pilot_agent.status.counters import Counters
+from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
+from pilot_agent.status.history import History
 from pilot_agent.status.listener import adopt, refuse_from_now_on
 from pilot_agent.status.pages import Pages
 from pilot_agent.status.server import StatusServer
+from pilot_agent.version import build_info
 
 _log = get_logger()
 _check_log = get_logger("healthcheck")
@@ -48,6 +52,7 @@ class HealthNotes(msgspec.Struct, frozen=True, kw_only=True):
     probing: bool = False  # the initial delay is over
     startup_s: float = 0.0  # the agent's start to its first readiness; 0.0: not ready yet
     name_table: bool = False  # the first one was received
+    history: History = msgspec.field(default_factory=History)
     counters: dict[str, float] = msgspec.field(default_factory=dict)
 
 
@@ -76,6 +81,8 @@ class HealthActor(RuntimeActor):
         self._verdict, self._probing = notes.verdict.remembered(), notes.probing
         self._startup_s, self._startup_lock = notes.startup_s, threading.Lock()
         self._name_table = notes.name_table
+        self._history, self._history_lock = notes.history, threading.Lock()
+        self._said_ready: bool | None = None  # what the last event about readiness said
         self._counters = Counters(notes.counters)
         self._tree, self._tree_s = TreeState(actors=(), supervisor_pss_bytes=0), 0.0
         self._keeper = ReadinessKeeper(
@@ -101,7 +108,7 @@ class HealthActor(RuntimeActor):
             case EpochStarted() | EpochLive() | EpochExited() | EpochsHeld() | Draining():
                 self._epochs_changed(message)
             case TreeState():
-                self._tree, self._tree_s = message, time.monotonic()
+                self._tree_came(message)
             case PeerRestarted():
                 self._peer_restarted(message)
             case NameTableReceived():
@@ -131,6 +138,7 @@ class HealthActor(RuntimeActor):
         if isinstance(message, Draining) or (isinstance(message, EpochsHeld) and message.draining):
             self._drain(message)
         self._keeper.apply(functools.partial(_step, message))
+        self._tell_history(lambda history: _told(message, history, time.time()))
 
     def _drain(self, message: Draining | EpochsHeld) -> None:
         if self._keeper.generations.draining_cause:
@@ -155,6 +163,9 @@ class HealthActor(RuntimeActor):
                 self._startup_s = seconds_since_start(os.getppid())
         if first:
             _log.info(f"Readiness succeeded in {go_duration(self._startup_s)}")
+        for each in state.earned_ones():
+            generation = each.generation
+            self._tell_history(lambda history, n=generation: history.earned(n, time.time()))  # type: ignore[misc]
         self.context.tell_self(_Remember())
 
     # The application
@@ -189,6 +200,9 @@ class HealthActor(RuntimeActor):
 
     def _verdict_reached(self, verdict: Verdict) -> None:
         self._verdict = verdict
+        text = f"the application is {verdict.health}{': ' if verdict.message else ''}{verdict.message}"
+        level: Literal["info", "warn"] = "info" if verdict.health == "healthy" else "warn"
+        self._tell_history(lambda history: history.with_event(time.time(), "workload", text, level))
         self._remember()
         self._report()
 
@@ -218,7 +232,7 @@ class HealthActor(RuntimeActor):
             not_ready=self._not_ready_because,
             command_envoy=self._command,
             all_samples=self._samples,
-            page=self._status_page,
+            page=self._document,
             arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
         )
         remember = functools.partial(self.context.tell_self, _Remember())
@@ -227,6 +241,8 @@ class HealthActor(RuntimeActor):
         self._begin("status-accept", self._serve)
 
     def _command(self, verb: Literal["drain", "quit", "restart"]) -> None:
+        text = f"POST {'/quitquitquit' if verb == 'quit' else f'/{verb}'} on the status port"
+        self._tell_history(lambda history: history.with_event(time.time(), "operator", text))
         if verb == "drain":
             self._keeper.apply(Generations.were_drained)
         self.context.send(Role.ENVOY, EnvoyCommand(verb=verb))
@@ -245,13 +261,24 @@ class HealthActor(RuntimeActor):
             if options.envoy_disabled
             else self._keeper.facts(latch=options.latch)
         )
-        return refusal(
+        text = refusal(
             msgspec.structs.replace(
                 facts,
                 bootstrap_refusal=self._bootstrap.refusal() or "" if options.grpc_bootstrap_path else "",
                 name_table_missing=options.dns_expected and not self._name_table,
             )
         )
+        self._say_readiness(text)
+        return text
+
+    def _say_readiness(self, text: str | None) -> None:
+        ready = text is None
+        if self._said_ready == ready:
+            return
+        self._said_ready = ready
+        level: Literal["info", "warn"] = "info" if ready else "warn"
+        words = "ready" if ready else f"not ready: {text}"
+        self._tell_history(lambda history: history.with_event(time.time(), "readiness", words, level))
 
     def _certificate_expired(self) -> bool:
         return any(end_s < time.time() for end_s in workload_ends_unix_s(self._tree))
@@ -261,18 +288,43 @@ class HealthActor(RuntimeActor):
         yield from tree_samples(self._tree, supervisor_pid=os.getppid(), age_s=age_s, now_unix_s=time.time())
         if self._startup_s:
             yield Sample(series="startup_duration_seconds", value=self._startup_s)
+        ready = self._said_ready if self._said_ready is not None else False
+        yield from status_samples(self._situation((), ready=ready, reason=""))
 
-    def _status_page(self) -> bytes:
-        state = self._keeper.generations
-        ready = not state.draining_cause and (state.any_ready() or self._options.envoy_disabled)
-        page = StatusPage(
+    def _document(self, probes: tuple[ProbeRow, ...]) -> StatusDocument:
+        reason = self._not_ready_because()
+        return document(self._situation(probes, ready=reason is None, reason=reason or ""))
+
+    def _situation(self, probes: tuple[ProbeRow, ...], *, ready: bool, reason: str) -> Situation:
+        now_s = time.time()
+        history = self._history
+        return Situation(
+            now_unix_s=now_s,
+            started_unix_s=now_s - seconds_since_start(os.getppid()),
+            agent_version=build_info().version,
             ready=ready,
-            reason=state.draining_cause or ("" if ready else state.last_exit or "not earned yet"),
-            envoys=state,
-            workload=self._verdict if self._checker is not None else None,
+            reason=reason,
+            startup_s=self._startup_s,
+            supervisor_pid=os.getppid(),
             tree=self._tree,
+            tree_age_s=time.monotonic() - self._tree_s,
+            envoys=history.envoys,
+            workload=self._verdict if self._checker is not None else None,
+            probes=probes,
+            events=history.events,
         )
-        return status_json(page)
+
+    def _tree_came(self, tree: TreeState) -> None:
+        before, self._tree, self._tree_s = self._tree, tree, time.monotonic()
+        for event in news(before, tree, time.time()):
+            self._tell_history(
+                lambda history, e=event: history.with_event(e.at_unix_s, e.kind, e.text, e.level)  # type: ignore[misc]
+            )
+            self._remember()
+
+    def _tell_history(self, step: Callable[[History], History]) -> None:
+        with self._history_lock:
+            self._history = step(self._history)
 
     # Both
 
@@ -288,6 +340,7 @@ class HealthActor(RuntimeActor):
                 startup_s=self._startup_s,
                 name_table=self._name_table,
                 counters=self._counters.values(),
+                history=self._history,
             )
         )
 
@@ -298,7 +351,7 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     not_ready: Callable[[], str | None]
     command_envoy: Callable[[Literal["drain", "quit", "restart"]], None]
     all_samples: Callable[[], Iterable[Sample]]
-    page: Callable[[], bytes]
+    page: Callable[[tuple[ProbeRow, ...]], StatusDocument]
     arguments: Callable[[], bytes]
 
     def not_ready_because(self) -> str | None:
@@ -310,8 +363,8 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     def samples(self) -> Iterable[Sample]:
         return self.all_samples()
 
-    def status_json(self) -> bytes:
-        return self.page()
+    def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument:
+        return self.page(probes)
 
     def command_line(self) -> bytes:
         return self.arguments()
@@ -335,6 +388,30 @@ def _step(
             return state.held(tuple(each.generation for each in message.started))
         case Draining():
             return state.draining(message.cause)
+
+
+def _told(
+    message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining, history: History, now_s: float
+) -> History:
+    match message:
+        case EpochStarted():
+            return history.started(message.generation, message.epoch, message.pid, now_s)
+        case EpochLive():
+            return history.went_live(message.generation, now_s)
+        case EpochExited():
+            return history.exited(message.generation, message.status, now_s)
+        case EpochsHeld():
+            held = {each.generation for each in message.started}
+            for row in history.envoys:
+                if row.generation not in held:
+                    history = history.exited(row.generation, "ended while nobody looked", now_s)
+            for each in message.started:
+                history = history.started(each.generation, each.epoch, each.pid, now_s)
+            for generation in message.live_generations:
+                history = history.went_live(generation, now_s)
+            return history
+        case Draining():
+            return history.with_event(now_s, "readiness", f"the agent is ending: {message.cause}", "warn")
 
 
 def seconds_since_start(pid: int) -> float:

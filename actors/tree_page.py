@@ -1,35 +1,17 @@
-"""The supervision tree as the status port shows it: metrics and JSON."""
+"""The supervision tree as the metrics page shows it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from actors.messages.control import ActorState, TreeState
-from pilot_agent.health.generations import Generations
-from pilot_agent.health.verdict import Verdict
+from actors.status_page import Situation, document
 from pilot_agent.status.exposition import Sample, series
 from pilot_agent.status.process_metrics import process_samples
 
 _EXPIRY_AT: Final = "cert_expiry_unix_s"
 _ROOTS: Final = ('"ROOTCA"', '"file-root:')
 _EXPIRY_IN: Final = "cert_expiry_seconds"
-
-
-class StatusPage(msgspec.Struct, frozen=True, kw_only=True):
-    """What `/status` shows."""
-
-    ready: bool
-    reason: str  # why not ready, as known without asking Envoy
-    envoys: Generations
-    workload: Verdict | None  # None: no application probe is configured
-    tree: TreeState
-
-
-def status_json(page: StatusPage) -> bytes:
-    """Return the page, indented for a person."""
-    return msgspec.json.format(msgspec.json.encode(page), indent=2) + b"\n"
 
 
 def tree_samples(
@@ -57,6 +39,30 @@ def tree_samples(
             else:
                 yield Sample(series=key, value=value)
     yield from _process_samples(tree, supervisor_pid)
+
+
+def status_samples(situation: Situation) -> Iterator[Sample]:
+    """Yield what the status page shows and nobody counts: epochs, ages, versions."""
+    page = document(situation)
+    now_s = page.generated_unix_s
+    yield Sample(series="ready", value=int(page.ready))
+    alive = [each for each in page.envoys if each.state != "ended"]
+    yield Sample(series="envoy_generations", value=len(alive))
+    if alive:
+        yield Sample(series="envoy_epoch", value=alive[-1].epoch)
+        yield Sample(series="envoy_uptime_seconds", value=round(now_s - alive[-1].started_unix_s, 3))
+    for certificate in page.certificates:
+        name = certificate.resource_name
+        age_s = now_s - certificate.not_before_unix_s
+        yield Sample(series=series("cert_age_seconds", resource_name=name), value=round(age_s, 3))
+        if certificate.rotation_unix_s:
+            left_s = round(certificate.rotation_unix_s - now_s, 3)
+            yield Sample(series=series("cert_rotation_seconds", resource_name=name), value=left_s)
+    for each in page.xds:
+        if each.accepted_unix_s:
+            age_s = round(now_s - each.accepted_unix_s, 3)
+            labels = {"type": each.type, "version": each.version}
+            yield Sample(series=series("xds_accepted_age_seconds", **labels), value=age_s)
 
 
 def workload_ends_unix_s(tree: TreeState) -> Iterator[float]:

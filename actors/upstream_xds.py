@@ -26,7 +26,9 @@ from actors.runtime.roles import Role
 from pilot_agent.log import get_logger
 from pilot_agent.xds import type_urls
 from pilot_agent.xds.dialer import Dialer
+from pilot_agent.xds.envelope import DeltaResponse, SotwResponse
 from pilot_agent.xds.istiod_stream import Health, IstiodStream
+from pilot_agent.xds.ledger import Ledger
 from pilot_agent.xds.options import XdsOptions
 
 _log = get_logger("xdsproxy")
@@ -100,7 +102,7 @@ class Streams:
 
     def __init__(self, context: Context, options: XdsOptions, health: Health) -> None:
         self._context, self._options, self._health = context, options, health
-        self._dialer = Dialer(options)
+        self._dialer, self._ledger = Dialer(options), Ledger(context)
         self._lock = threading.Lock()
         self._mark = context.mark("request towards istiod")
         self._wants_name_table = options.wants_name_table
@@ -176,7 +178,7 @@ class Streams:
             name=opened.stream.label,
             address=options.upstream_address,
             dialer=self._dialer,
-            port=_Port(self._context, opened.stream, self.name_tables),
+            port=_Port(self._context, opened, self.name_tables, self._ledger),
             health=self._health,
             consumes=tuple(type_url for type_url, is_wanted in wanted.items() if is_wanted),
         )
@@ -217,11 +219,20 @@ class NameTables:
 class _Port:
     """Sends one stream's events to whom they concern."""
 
-    def __init__(self, context: Context, identity: StreamId, name_tables: NameTables) -> None:
-        self._context, self._identity, self._name_tables = context, identity, name_tables
+    def __init__(
+        self, context: Context, opened: StreamOpened, name_tables: NameTables, ledger: Ledger
+    ) -> None:
+        self._context, self._identity, self._name_tables = context, opened.stream, name_tables
+        self._variant, self._ledger = opened.variant, ledger
 
     def response(self, leg: int, body: bytes) -> None:
         self._context.send(Role.DOWNSTREAM_XDS, Response(stream=self._identity, leg=leg, body=body))
+
+    def seen_response(self, seen: SotwResponse | DeltaResponse) -> None:
+        self._ledger.response(seen)
+
+    def seen_request(self, body: bytes) -> None:
+        self._ledger.request(self._variant, body)
 
     def replay(self, leg: int) -> None:
         self._context.send(Role.DOWNSTREAM_XDS, ReplayWanted(stream=self._identity, leg=leg))

@@ -35,6 +35,7 @@ class HeartbeatAnswered(msgspec.Struct, frozen=True, kw_only=True):
     oldest_unfinished_s: float  # age of the oldest unfinished send or receive of the byte path
     counters: dict[str, float] = msgspec.field(default_factory=dict)  # of this incarnation
     gauges: dict[str, float] = msgspec.field(default_factory=dict)
+    notes: dict[str, str] = msgspec.field(default_factory=dict)  # texts of the status page
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,6 +174,9 @@ class ActorState(msgspec.Struct, frozen=True, kw_only=True):
     mailbox_depth: int
     counters: dict[str, float] = msgspec.field(default_factory=dict)  # of all incarnations together
     gauges: dict[str, float] = msgspec.field(default_factory=dict)  # of the living one
+    notes: dict[str, str] = msgspec.field(default_factory=dict)  # the newest of each name
+    last_end: str = ""  # how the incarnation before ended, in words
+    last_end_unix_s: float = 0.0
 
 
 class TreeState(msgspec.Struct, frozen=True, kw_only=True):

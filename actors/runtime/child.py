@@ -122,6 +122,7 @@ class ProcessContext:
         self.marks: list[Mark] = []
         self.counters: dict[str, float] = {}
         self.gauges: dict[str, float] = {}
+        self.notes: dict[str, str] = {}
         self.actor_ref: pykka.ActorRef[Any] | None = None
         self._control = control
         self._settings = birth.settings
@@ -179,6 +180,10 @@ class ProcessContext:
         with self._counters_lock:
             self.gauges[series(name, labels)] = value
 
+    def note(self, name: str, text: str) -> None:
+        with self._counters_lock:
+            self.notes[name] = text
+
     def settings(self, settings_type: type[M]) -> M:
         return self._settings.get(settings_type)
 
@@ -195,7 +200,7 @@ class ProcessContext:
         process.give_memory_back()
         pss, private = process.memory()
         with self._counters_lock:
-            counters, gauges = dict(self.counters), dict(self.gauges)
+            counters, gauges, notes = dict(self.counters), dict(self.gauges), dict(self.notes)
         inbox = getattr(self.actor_ref, "actor_inbox", None)
         return HeartbeatAnswered(
             number=number,
@@ -207,6 +212,7 @@ class ProcessContext:
             oldest_unfinished_s=max((mark.age_s() for mark in self.marks), default=0.0),
             counters=counters,
             gauges=gauges,
+            notes=notes,
         )
 
     def _ask_worker(self, request: RunWorker, descriptor: int) -> None:

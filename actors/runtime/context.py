@@ -107,6 +107,12 @@ class Context(Protocol):
     def gauge(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge of this process."""
 
+    def note(self, name: str, text: str) -> None:
+        """Set a text of the status page; it goes with the next heartbeat, and outlives this process.
+
+        `name` is a path whose first part is the topic: `certificate/serial`. No secret may stand in it.
+        """
+
     def settings(self, settings_type: type[M]) -> M:
         """Return the one settings object of this type (a topic's frozen struct)."""
 

@@ -41,10 +41,14 @@ class Child(msgspec.Struct):
     answered_s: float = 0.0
     handed_down: tuple[int, ...] = ()  # descriptors for its successors, owned by the supervisor
     past_counters: dict[str, float] = msgspec.field(default_factory=dict)  # of the incarnations before
+    notes: dict[str, str] = msgspec.field(default_factory=dict)
+    last_end: str = ""
+    last_end_unix_s: float = 0.0
 
     def answered(self, answer: HeartbeatAnswered, now_s: float) -> None:
         """Take a heartbeat's answer."""
         self.answer, self.answered_s = answer, now_s
+        self.notes = self.notes | answer.notes
         if self.running is not None:
             self.running.asked_since_s = None
 
@@ -95,6 +99,9 @@ class Child(msgspec.Struct):
             mailbox_depth=answer.mailbox_depth if answer is not None else 0,
             counters=counters,
             gauges=answer.gauges if answer is not None else {},
+            notes=self.notes,
+            last_end=self.last_end,
+            last_end_unix_s=self.last_end_unix_s,
         )
 
 

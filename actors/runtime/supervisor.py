@@ -394,6 +394,7 @@ class Supervisor:
             return
         delay_s = restart_delay_s(child.failures)
         cause = ended.killed_because or _in_words(status)
+        child.last_end, child.last_end_unix_s = cause, time.time()
         say = _log.warn if child.failures <= 1 else _log.error
         say(
             f"actor {child.spec.role} ended: {cause}; restarting in {delay_s:.2f} s",

@@ -91,8 +91,8 @@ class Agent:
 
     def ready_pid(self, role: str) -> int:
         """Return the pid of an actor that has said Ready, 0 if it has not. As fresh as the last heartbeat."""
-        actors = json.loads(get(self.proxy.status_port, "/status").body)["tree"]["actors"]
-        return next((one["pid"] for one in actors if one["role"] == role and one["ready"]), 0)
+        actors = json.loads(get(self.proxy.status_port, "/status").body)["actors"]
+        return next((one["pid"] for one in actors if one["name"] == role and one["state"] == "ready"), 0)
 
     def admin(self, path: str) -> Any:  # Any: Envoy's JSON
         """Return what Envoy's admin port answers.

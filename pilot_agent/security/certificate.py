@@ -15,6 +15,8 @@ import msgspec
 from pilot_agent.security.pem import blocks
 
 _SEQUENCE, _INTEGER, _BIT_STRING, _OID = 0x30, 0x02, 0x03, 0x06
+_SET: Final = 0x31
+_NAME_PARTS: Final = {b"\x55\x04\x03": "CN", b"\x55\x04\x0a": "O", b"\x55\x04\x0b": "OU"}
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 _BOOLEAN, _OCTET_STRING = 0x01, 0x04
 _VERSION, _EXTENSIONS, _URI = 0xA0, 0xA3, 0x86
@@ -37,6 +39,7 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is looked at in a certificate."""
 
     serial_number: str  # lower-case hexadecimal
+    issuer: str  # "O=cluster.local, CN=ca"; parts of other kinds are left out
     not_before_unix_s: float
     not_after_unix_s: float
     public_key: PublicKey
@@ -83,7 +86,7 @@ def _facts(der: bytes) -> CertificateFacts:
         body.take(_VERSION)
     serial = body.take(_INTEGER)
     body.take(_SEQUENCE)  # signature algorithm
-    body.take(_SEQUENCE)  # issuer
+    issuer = _name(body.enter(_SEQUENCE))
     validity = body.enter(_SEQUENCE)
     not_before = _time(validity.next_tag(), validity.take(validity.next_tag()))
     not_after = _time(validity.next_tag(), validity.take(validity.next_tag()))
@@ -91,6 +94,7 @@ def _facts(der: bytes) -> CertificateFacts:
     public_key = _public_key(body)
     return CertificateFacts(
         serial_number=f"{int.from_bytes(serial, 'big'):x}",
+        issuer=issuer,
         not_before_unix_s=not_before,
         not_after_unix_s=not_after,
         public_key=public_key,
@@ -130,6 +134,18 @@ def _public_key(reader: "_Reader") -> PublicKey:
     return PublicKey(algorithm=info.enter(_SEQUENCE).take(_OID), key=info.take(_BIT_STRING))
 
 
+def _name(reader: "_Reader") -> str:
+    parts = []
+    while not reader.is_at_end:
+        pairs = reader.enter(_SET)
+        while not pairs.is_at_end:
+            pair = pairs.enter(_SEQUENCE)
+            kind = _NAME_PARTS.get(pair.take(_OID))
+            if kind is not None:
+                parts.append(f"{kind}={pair.take(pair.next_tag()).decode(errors='replace')}")
+    return ", ".join(parts)
+
+
 def _time(tag: int, content: bytes) -> float:
     parts = _TIME.fullmatch(content)
     digits = {_UTC_TIME: 2, _GENERALIZED_TIME: 4}.get(tag)
@@ -160,6 +176,10 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._at >= len(self._data)
 
     def next_tag(self) -> int:
         if self._at >= len(self._data):

@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from pilot_agent.redacted import without
+from pilot_agent.security.certificate import CertificateError, certificate_facts
 from pilot_agent.security.material import Material
 from pilot_agent.security.pem import blocks, merge_bundles
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD
@@ -138,3 +139,18 @@ def roots_material(identity: Identity, workload: Workload) -> Material:
     """Return the roots as they are served: the CA's merged with the trust bundle."""
     merged = merge_bundles(workload.root_pem, identity.trust_bundle)
     return Material(name=ROOTS, version_info=identity.roots_version_info, trusted_ca_pem=merged.encode())
+
+
+def status_notes(workload: Workload) -> dict[str, str]:
+    """Return what the status page says of the certificate; times are seconds since the epoch."""
+    notes = {
+        "serial": workload.serial_number,
+        "not_after": f"{workload.not_after_s:.3f}",
+        "created": f"{workload.created_s:.3f}",
+        "rotate_at": f"{workload.rotate_at_s:.3f}",
+    }
+    try:
+        facts = certificate_facts(workload.chain_pem)
+    except CertificateError:
+        return notes  # it was taken over from elsewhere; what it says is not known
+    return notes | {"issuer": facts.issuer, "not_before": f"{facts.not_before_unix_s:.3f}"}

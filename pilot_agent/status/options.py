@@ -29,6 +29,7 @@ class StatusOptions(msgspec.Struct, frozen=True, kw_only=True):
     app_source_address: str = "127.0.0.6"  # "::6" in IPv6 mode; traffic redirection lets it pass
     app_http2: bool = True  # offered to HTTPS probes
     app_keep_alive: bool = False
+    status_for_all: bool = False  # /status answers others than loopback, too
     profiling: bool = True  # /debug/pprof/
 
     @classmethod
@@ -57,6 +58,7 @@ class StatusOptions(msgspec.Struct, frozen=True, kw_only=True):
             app_source_address="::6" if ipv6 else "127.0.0.6",
             app_http2=environment.boolean("ISTIO_ENABLE_HTTP2_PROBING", default=True),
             app_keep_alive=environment.boolean("ENABLE_PROBE_KEEPALIVE_CONNECTIONS", default=False),
+            status_for_all=environment.boolean("STATUS_PAGE_FOR_ALL", default=False),
             profiling=profiling,
         )
 

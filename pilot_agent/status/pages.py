@@ -5,15 +5,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Protocol
 
+import msgspec
+
 from pilot_agent.log import get_logger
 from pilot_agent.status.app.probes import AppProbeOptions, AppProbes
 from pilot_agent.status.counters import Counters
+from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample, render
 from pilot_agent.status.messages import TEXT, Answer, Request
 from pilot_agent.status.metrics.merged import Kind, Parts, Scrape, ScrapeOptions
 from pilot_agent.status.options import StatusOptions
 from pilot_agent.status.profiling import pprof
-from pilot_agent.status.routing import Route, answer
+from pilot_agent.status.routing import FORBIDDEN, Route, answer
+from pilot_agent.status.view import HTML, NO_STORE, PAGE_HEADERS, names_this_machine, page, wants_page
 
 _log = get_logger()
 
@@ -26,7 +30,7 @@ class Backend(Protocol):
     def not_ready_because(self) -> str | None: ...
     def command(self, verb: Verb) -> None: ...
     def samples(self) -> Iterable[Sample]: ...
-    def status_json(self) -> bytes: ...
+    def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument: ...
     def command_line(self) -> bytes: ...
 
 
@@ -43,7 +47,7 @@ class Pages:
             envoy_port=options.envoy_prometheus_port if options.scrape_envoy else None,
             targets=options.scrape_targets,
         )
-        probes = AppProbes(_app_probe_options(options))
+        self._probes = probes = AppProbes(_app_probe_options(options))
         self._routes = self._table(probes)
 
     def answer(self, request: Request) -> Answer:
@@ -60,7 +64,7 @@ class Pages:
             Route(path="/quitquitquit", handler=self._quit, loopback_only=True, method="POST"),
             Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
-            Route(path="/status", handler=self._status, loopback_only=True),
+            Route(path="/status", handler=self._status, loopback_only=not self._options.status_for_all),
             Route(path="/debug/ndsz", handler=_no_name_table, loopback_only=True),
             Route(path="/app-health/", handler=probes.answer),
             Route(path="/app-lifecycle/", handler=probes.answer),
@@ -92,8 +96,14 @@ class Pages:
 
         return _ok(after)
 
-    def _status(self, _: Request) -> Answer:
-        return Answer(content_type="application/json", body=self._backend.status_json())
+    def _status(self, request: Request) -> Answer:
+        """Answer with JSON, or with the page that shows it, whichever is asked for."""
+        if not self._options.status_for_all and not names_this_machine(request.header("host") or ""):
+            return FORBIDDEN  # a browser that some site's name was made to lead here
+        if wants_page(request):
+            return Answer(content_type=HTML, headers=PAGE_HEADERS, body=page())
+        body = msgspec.json.format(msgspec.json.encode(self._backend.status(self._probes.rows())), indent=2)
+        return Answer(content_type="application/json", headers=NO_STORE, body=body + b"\n")
 
     def _metrics(self, request: Request) -> Answer:
         """Answer 200 whatever failed: first the agent's own metrics, then what others have, as it comes."""

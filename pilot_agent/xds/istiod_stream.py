@@ -63,6 +63,8 @@ class DownstreamPort(Protocol):
     def name_table(self, body: bytes) -> None: ...
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
     def count(self, name: str, **labels: str) -> None: ...
+    def seen_response(self, seen: SotwResponse | DeltaResponse) -> None: ...
+    def seen_request(self, body: bytes) -> None: ...
 
 
 class LegLostError(Exception):
@@ -259,6 +261,7 @@ class IstiodStream:
         self._port.count("xds_proxy_responses")
         seen = read_sotw_response(body) if self.variant == "sotw" else read_delta_response(body)
         self._log_response(seen)
+        self._port.seen_response(seen)
         goes_to = type_urls.destination(
             seen.type_url,
             name_table=type_urls.NAME_TABLE in self._consumes,
@@ -316,6 +319,7 @@ class IstiodStream:
 
     def _sent(self, body: bytes) -> bytes:
         self._port.count("xds_proxy_requests")
+        self._port.seen_request(body)
         if _log.enabled("debug"):
             self._log_request(body)
         return body

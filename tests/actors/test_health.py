@@ -310,9 +310,9 @@ def test_the_tree_is_shown_as_metrics_and_as_json(health: Health, envoy: FakeEnv
     expiry = next(line for line in page.splitlines() if line.startswith("istio_agent_cert_expiry_seconds{"))
     assert 990 < float(expiry.split()[1]) <= 1000
     document = json.loads(get(health.port, "/status").body)
-    assert document["ready"] is False
-    assert document["tree"]["actors"][0]["role"] == "sds"
-    assert document["envoys"]["alive"][0]["admin_port"] == envoy.port
+    assert document["ready"] is True
+    assert (document["actors"][0]["name"], document["actors"][0]["state"]) == ("sds", "ready")
+    assert document["envoys"][0]["generation"] == 1
     assert document["workload"] is None
 
 

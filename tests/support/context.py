@@ -59,6 +59,7 @@ class FakeContext:
     hands_down: tuple[int, ...] = ()  # what was handed to a successor, as it is: no copies
     fatal_reason: str | None = None
     counters: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     now_s: float = 0.0
     timers: list[FakeTimer] = field(default_factory=list)
     channel_handlers: dict[type, Callable[[Role, Any], None]] = field(default_factory=dict)
@@ -138,6 +139,9 @@ class FakeContext:
 
     def gauge(self, name: str, value: float, **labels: str) -> None:
         self.counters[name + "".join(f",{k}={v}" for k, v in sorted(labels.items()))] = value
+
+    def note(self, name: str, text: str) -> None:
+        self.notes[name] = text
 
     def settings(self, settings_type: type[M]) -> M:
         return next(option for option in self.options if isinstance(option, settings_type))

@@ -22,7 +22,7 @@ def ask(port: int, request: str, host: str = "127.0.0.1") -> Raw:
 
 
 def get(port: int, path: str, *headers: str, method: str = "GET", host: str = "127.0.0.1") -> Raw:
-    lines = (f"{method} {path} HTTP/1.1", "Host: status", *headers, "", "")
+    lines = (f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", "")
     return ask(port, "\r\n".join(lines), host)
 
 

@@ -1,7 +1,8 @@
 """Answers `/app-health/…` and `/app-lifecycle/…`: asks the application and tells its caller."""
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.status.app import grpc, http
 from pilot_agent.status.app.answers import FAILED, PASSED, passed_on
 from pilot_agent.status.app.configuration import AppProber
+from pilot_agent.status.document import ProbeRow
 from pilot_agent.status.messages import TEXT, Answer, Request
 
 _LONGEST_S: Final = 60.0
@@ -43,6 +45,7 @@ class AppProbes:
 
     def __init__(self, options: AppProbeOptions) -> None:
         self._options = options
+        self._results: dict[str, tuple[int, float]] = {}  # path → status, seconds since the epoch
         self._slots = {path: threading.BoundedSemaphore(_AT_ONCE) for path in options.probers}
 
     def answer(self, request: Request) -> Answer:
@@ -56,9 +59,22 @@ class AppProbes:
             _log.error(f"{_AT_ONCE} probes of {request.path} are under way, one more got no turn")
             return FAILED
         try:
-            return self._probed(prober, request)
+            answer = self._probed(prober, request)
         finally:
             slots.release()
+        self._results[request.path] = answer.status, time.time()
+        return answer
+
+    def rows(self) -> tuple[ProbeRow, ...]:
+        """Return the probes, and what their callers were told last."""
+        found = ((path, prober, self._results.get(path, (0, 0.0))) for path, prober in self._items())
+        return tuple(
+            ProbeRow(path=path, kind=prober.kind, port=prober.port, last_status=status, last_unix_s=at)
+            for path, prober, (status, at) in found
+        )
+
+    def _items(self) -> Iterable[tuple[str, AppProber]]:
+        return sorted(self._options.probers.items())
 
     def _probed(self, prober: AppProber, request: Request) -> Answer:
         match prober.kind:

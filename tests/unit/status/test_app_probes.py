@@ -90,7 +90,7 @@ def test_the_application_sees_the_callers_headers_and_a_get_from_the_probe_addre
     assert first[0] == "GET /a%20b?x=1 HTTP/1.1"
     assert sorted(filter(None, first[1:])) == [
         "Connection: close",
-        "Host: status",
+        "Host: localhost",
         "accept-encoding: gzip",
         "user-agent: kube-probe/1.30",
         "x-twice: 1",
@@ -208,7 +208,7 @@ def test_https_speaks_what_the_application_chose(
         if expected == 200:
             headers = app.requests[0][0]
             assert (headers[":method"], headers[":path"], headers["x-a"]) == ("GET", "/ready", "b")
-            assert headers[":authority"] == "status"
+            assert headers[":authority"] == "localhost"
             assert found.body == b"over h2"
     else:
         found = _over_tls(serve, context, http2=http2)

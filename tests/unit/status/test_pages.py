@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from pilot_agent.status.counters import Counters
+from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
 from pilot_agent.status.options import StatusOptions
 from pilot_agent.status.pages import Pages, Verb
@@ -15,6 +16,27 @@ from tests.support.status_client import get
 from tests.unit.status.conftest import Served, Start
 
 ENVOY_PAGE = b"# TYPE envoy_x counter\nenvoy_x{} 1\n" * 10_000
+
+
+DOCUMENT = StatusDocument(
+    agent_version="1",
+    generated_unix_s=1.0,
+    started_unix_s=0.0,
+    ready=True,
+    reason="",
+    startup_s=1.0,
+    pss_bytes=0,
+    supervisor_pid=1,
+    supervisor_pss_bytes=0,
+    actors=(),
+    envoys=(),
+    certificates=(),
+    xds=(),
+    workload=None,
+    probes=(),
+    counters={},
+    events=(),
+)
 
 
 class Backend:
@@ -33,8 +55,8 @@ class Backend:
     def samples(self) -> Iterable[Sample]:
         return [Sample(series="xds_proxy_requests", value=3)]
 
-    def status_json(self) -> bytes:
-        return b'{"actors":[]}'
+    def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument:
+        return DOCUMENT
 
     def command_line(self) -> bytes:
         return b"pilot-agent\0proxy\0"
