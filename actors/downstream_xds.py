@@ -11,9 +11,6 @@ import msgspec
 from actors.messages.control import PeerRestarted
 from actors.messages.xds import (
     ReplayWanted,
-    Request,
-    Response,
-    ResponseTaken,
     StreamClosed,
     StreamId,
     StreamOpened,
@@ -24,7 +21,7 @@ from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.log import get_logger
-from pilot_agent.sockets import BoundSocket, SocketError, bind_unix
+from pilot_agent.sockets import SocketError
 from pilot_agent.xds import reflection
 from pilot_agent.xds.ads_server import make_server
 from pilot_agent.xds.envoy_stream import EnvoyStream
@@ -33,7 +30,7 @@ from pilot_agent.xds.outcome import Outcome
 from pilot_agent.xds.requests import Variant
 
 if TYPE_CHECKING:
-    import grpc
+    from pilot_agent.rpc import Server
 
 REFLECT_WORKER: Final = "reflect"
 _REFLECT_TIMEOUT_S: Final = 10.0
@@ -51,8 +48,8 @@ class _ReflectAsked(msgspec.Struct, frozen=True):
 class DownstreamXdsActor(RuntimeActor):
     """Serves Envoy's ADS streams and holds, for each, what Envoy has subscribed to.
 
-    Bytes pass from thread to thread beside the mailbox: requests from the stream's reading thread to
-    the channel, responses from the channel's reading thread to the stream's sending thread.
+    Bytes pass beside the mailbox and the channels: gRPC's own threads write and read the sockets of the
+    stream's leg.
 
     Crash policy: nothing is kept. Envoy connects again by itself and repeats its subscriptions.
     """
@@ -61,17 +58,15 @@ class DownstreamXdsActor(RuntimeActor):
         super().__init__(context)
         self._options = context.settings(XdsOptions)
         self._streams = Streams(context, ask=self._reflect)
-        self._server: grpc.Server | None = None
-        self._socket: BoundSocket | None = None
+        self._server: Server | None = None
         self._asked: dict[int, queue.SimpleQueue[bytes]] = {}
-        context.on_channel(Response, self._streams.on_response)
         context.on_channel(ReplayWanted, self._streams.on_replay_wanted)
         context.on_channel(UpstreamClosed, self._streams.on_upstream_closed)
 
     def on_start(self) -> None:
         self._server = make_server(self._options, self._streams)
         try:
-            self._socket = bind_unix(self._server, self._options.socket_path)
+            self._server.listen(self._options.socket_path)
         except SocketError as error:
             self.context.fatal(f"failed to start xds proxy: {error}")
             return
@@ -95,11 +90,9 @@ class DownstreamXdsActor(RuntimeActor):
                 _log.error(f"unknown message {type(message).__name__} skipped")
         return None
 
-    def quit(self, deadline_s: float) -> None:
+    def quit(self, deadline_s: float) -> None:  # noqa: ARG002  # nothing is waited for
         if self._server is not None:
-            self._server.stop(grace=None).wait(deadline_s)
-        if self._socket is not None:
-            self._socket.unlink()
+            self._server.quit()
 
     def _reflect(self, request: bytes) -> bytes:
         """Return the encoded answer; called on a gRPC thread, which waits."""
@@ -135,7 +128,6 @@ class Streams:
         self._current: dict[int, EnvoyStream] = {}  # generation → its newest stream
         self._numbers = itertools.count(1)
         self._largest_bytes = 0
-        self._mark = context.mark("response towards Envoy")
 
     def accept(self, variant: Variant, generation: int) -> EnvoyStream:
         """Take a stream in; an older one of the same Envoy ends with OK, as in the reference."""
@@ -180,13 +172,6 @@ class Streams:
             for stream in self._open.values():
                 stream.begin_leg()
 
-    def on_response(self, _: Role, message: Response) -> None:
-        stream = self._open.get(message.stream)
-        if stream is not None:
-            self._mark.begin()
-            stream.response(message.leg, message.body)
-            self._mark.end()
-
     def on_replay_wanted(self, _: Role, message: ReplayWanted) -> None:
         with self._lock:
             stream = self._open.get(message.stream)
@@ -207,14 +192,12 @@ class _Port:
         self._variant: Variant = variant
         self._generation = generation
 
-    def open(self, leg: int) -> None:
-        self._send(
-            Role.UPSTREAM_XDS,
-            StreamOpened(stream=self._identity, variant=self._variant, generation=self._generation, leg=leg),
+    def open(self, leg: int, descriptors: tuple[int, int]) -> None:
+        opened = StreamOpened(
+            stream=self._identity,
+            variant=self._variant,
+            generation=self._generation,
+            leg=leg,
+            descriptors=descriptors,
         )
-
-    def request(self, body: bytes) -> None:
-        self._send(Role.UPSTREAM_XDS, Request(stream=self._identity, body=body))
-
-    def taken(self, leg: int) -> None:
-        self._send(Role.UPSTREAM_XDS, ResponseTaken(stream=self._identity, leg=leg))
+        self._send(Role.UPSTREAM_XDS, opened)

@@ -12,9 +12,6 @@ from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
 from actors.messages.xds import (
     NameTable,
     ReplayWanted,
-    Request,
-    Response,
-    ResponseTaken,
     StreamClosed,
     StreamId,
     StreamOpened,
@@ -60,8 +57,6 @@ class UpstreamXdsActor(RuntimeActor):
         self._streams = streams = Streams(context, self._options, self._health)
         # Here and not in on_start: channels are read as soon as the actor is made.
         context.on_channel(StreamOpened, streams.on_opened)
-        context.on_channel(Request, streams.on_request)
-        context.on_channel(ResponseTaken, streams.on_taken)
         context.on_channel(StreamClosed, streams.on_closed)
         context.on_channel(StreamsHeld, streams.on_held)
         context.on_channel(NameTableWanted, streams.on_name_table_wanted)
@@ -104,7 +99,6 @@ class Streams:
         self._context, self._options, self._health = context, options, health
         self._dialer, self._ledger = Dialer(options), Ledger(context)
         self._lock = threading.Lock()
-        self._mark = context.mark("request towards istiod")
         self._wants_name_table = options.wants_name_table
         self.name_tables = NameTables(context)
         self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
@@ -113,21 +107,9 @@ class Streams:
         with self._lock:
             known = self._open.get(message.stream)
             stream = known[1] if known else self._make(message)
-            stream.open(message.leg)
+            stream.open(message.leg, message.descriptors)
             if known is None:
                 self._open[message.stream] = message, stream, self._start(stream)
-
-    def on_request(self, _: Role, message: Request) -> None:
-        known = self._open.get(message.stream)
-        if known is not None:
-            self._mark.begin()
-            known[1].request(message.body)
-            self._mark.end()
-
-    def on_taken(self, _: Role, message: ResponseTaken) -> None:
-        known = self._open.get(message.stream)
-        if known is not None:
-            known[1].taken(message.leg)
 
     def on_closed(self, _: Role, message: StreamClosed) -> None:
         self.drop(lambda stream: stream == message.stream)
@@ -224,9 +206,6 @@ class _Port:
     ) -> None:
         self._context, self._identity, self._name_tables = context, opened.stream, name_tables
         self._variant, self._ledger = opened.variant, ledger
-
-    def response(self, leg: int, body: bytes) -> None:
-        self._context.send(Role.DOWNSTREAM_XDS, Response(stream=self._identity, leg=leg, body=body))
 
     def seen_response(self, seen: SotwResponse | DeltaResponse) -> None:
         self._ledger.response(seen)

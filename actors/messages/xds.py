@@ -4,12 +4,13 @@ One stream down is one stream up. `StreamId` is unique for the life of the agent
 of DownstreamXdsActor that accepted the stream, and a number that it counted.
 
 A stream of Envoy's outlives the connections to istiod that serve it: each of those is a *leg*, which
-DownstreamXdsActor counts and begins with StreamOpened. The Requests behind that message belong to the
-leg, the first of them restore what Envoy has subscribed to. A lost connection makes UpstreamXdsActor
-ask for the next leg (ReplayWanted); a lost UpstreamXdsActor makes DownstreamXdsActor begin one for
-each stream that it holds. The record of subscriptions lives in DownstreamXdsActor alone, as long as
-Envoy's stream does, so there is nothing to be found again and nothing that two processes could
-remember differently.
+DownstreamXdsActor counts and begins with StreamOpened. With that message go the leg's own sockets, on
+which requests and responses pass as bytes (`requestsChan`, unbounded; `responsesChan`, bound 1, whose
+free slot is a byte on the way back); the first requests restore what Envoy has subscribed to. A lost
+connection makes UpstreamXdsActor ask for the next leg (ReplayWanted); a lost UpstreamXdsActor makes
+DownstreamXdsActor begin one for each stream that it holds. The record of subscriptions lives in
+DownstreamXdsActor alone, as long as Envoy's stream does, so there is nothing to be found again and
+nothing that two processes could remember differently.
 """
 
 from typing import Literal
@@ -44,16 +45,7 @@ class StreamOpened(msgspec.Struct, frozen=True, kw_only=True):
     variant: Variant
     generation: int  # metadata `x-envoy-generation`; -1 where Envoy sent none (custom bootstrap)
     leg: int = 1  # grows with each connection to istiod that this stream gets
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """DownstreamXds → UpstreamXds: one request of Envoy's, as its bytes.
-
-    Mirrors: `requestsChan`, unbounded.
-    """
-
-    stream: StreamId
-    body: bytes
+    descriptors: tuple[int, ...] = ()  # what `pilot_agent.xds.pipes.UpstreamEnd` is made of
 
 
 class StreamClosed(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,27 +53,6 @@ class StreamClosed(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: StreamId
     reason: str
-
-
-class ResponseTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """DownstreamXds → UpstreamXds: Envoy's transport took the response; the next may come.
-
-    Mirrors: the free slot of `responsesChan`.
-    """
-
-    stream: StreamId
-    leg: int = 1  # of the response
-
-
-class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """UpstreamXds → DownstreamXds: one response of istiod's, as its bytes; one in flight a stream.
-
-    Mirrors: `responsesChan`, bound 1.
-    """
-
-    stream: StreamId
-    body: bytes
-    leg: int = 1  # one of an older leg is dropped: the newer leg repeats what it said
 
 
 class ReplayWanted(msgspec.Struct, frozen=True, kw_only=True):

@@ -290,8 +290,13 @@ class ReaderThread:
                 continue
             if received is None:
                 return
-            self._deliver(received[0])
-            del received  # it may hold a large body while this thread waits for the next
+            message, descriptors = received
+            if isinstance(message, msgspec.Struct) and "descriptors" in message.__struct_fields__:
+                msgspec.structs.force_setattr(message, "descriptors", descriptors)
+            else:
+                _close_all(descriptors)
+            self._deliver(message)
+            del received, message  # it may hold a large body while this thread waits for the next
 
 
 def _sendmsg(end: socket.socket, packet: Packet, descriptors: tuple[int, ...], flags: int) -> None:

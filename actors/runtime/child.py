@@ -136,7 +136,7 @@ class ProcessContext:
             sender = self._senders[to]
         except KeyError:
             raise LookupError(f"no channel from {self.role} to {to}") from None
-        sender.send(message)
+        sender.send(message, getattr(message, "descriptors", ()))
 
     def on_channel(self, message_type: type[M], handler: Callable[[Role, M], None]) -> None:
         self.handlers[message_type] = handler

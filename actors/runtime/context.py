@@ -58,6 +58,8 @@ class Context(Protocol):
     def send(self, to: Role, message: object) -> None:
         """Queue `message` for another actor; at most once, in order, never blocking.
 
+        A message with a field `descriptors` hands these files over: the receiver finds its own numbers there.
+
         Raises:
             LookupError: the table of `roles.CHANNELS` has no such pair (a programming error).
         """

@@ -1,23 +1,28 @@
-"""Binds a gRPC server to `path.PID` and renames that onto `path`.
+"""Binds a server's socket to `path.PID` and renames that onto `path`.
 
-gRPC removes the name that it bound when its server ends. With a name of its own for each process,
-a server that drains slowly cannot take its successor's socket away, and a client that connects
-during the change finds either the old server or the new one, never nothing.
+A client that connects while one server follows another finds either the old one or the new one, never
+nothing. gRPC removes the name that it bound when its server ends: with a name of its own for each
+process, a server that drains slowly cannot take its successor's socket away.
 """
 
 import contextlib
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Final
 
-import grpc
 import msgspec
 
 from pilot_agent.log import get_logger
 
+if TYPE_CHECKING:
+    import grpc
+
 PATH_LIMIT_BYTES: Final = 107
 """Length of a Unix socket's name on Linux (`sun_path`), without its closing NUL."""
+
+_BACKLOG: Final = 128
 
 _log = get_logger()
 
@@ -45,8 +50,8 @@ class BoundSocket(msgspec.Struct, frozen=True, kw_only=True):
         return True
 
 
-def bind_unix(server: grpc.Server, path: str, *, mode: int = 0o666) -> BoundSocket:
-    """Let `server` (not yet started) listen on `path` with file mode `mode`.
+def listen_unix(path: str, *, mode: int = 0o666) -> tuple[socket.socket, BoundSocket]:
+    """Return a socket that listens on `path` with file mode `mode`, owned by the caller.
 
     The directory is made with mode 0750 if it is missing; what killed predecessors left under
     `path.PID` is removed; a file at `path` is replaced.
@@ -54,11 +59,29 @@ def bind_unix(server: grpc.Server, path: str, *, mode: int = 0o666) -> BoundSock
     Raises:
         SocketError: the name is too long, or the socket cannot be bound or put in place.
     """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        return listener, _put_in_place(path, mode, lambda own: _listen(listener, own))
+    except SocketError:
+        listener.close()
+        raise
+
+
+def bind_unix(server: "grpc.Server", path: str, *, mode: int = 0o666) -> BoundSocket:
+    """Let gRPC's `server` (not yet started) listen on `path`, as `listen_unix` does.
+
+    Raises:
+        SocketError: the name is too long, or the socket cannot be bound or put in place.
+    """
+    return _put_in_place(path, mode, lambda own: _let_listen(server, own))
+
+
+def _put_in_place(path: str, mode: int, listen: Callable[[Path], None]) -> BoundSocket:
     place, own = Path(path), Path(f"{path}.{os.getpid()}")
     _check_length(own, path)
     _make_directory(place.parent)
     _remove_stale(place)
-    _listen(server, own)
+    listen(own)
     try:
         own.chmod(mode)
         made = own.stat()
@@ -97,7 +120,17 @@ def _remove_stale(place: Path) -> None:
                 entry.unlink()
 
 
-def _listen(server: grpc.Server, own: Path) -> None:
+def _listen(listener: socket.socket, own: Path) -> None:
+    try:
+        listener.bind(str(own))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise SocketError(f"cannot listen on {own}: {_why(own.parent)}") from error
+
+
+def _let_listen(server: "grpc.Server", own: Path) -> None:
+    from urllib.parse import quote  # noqa: PLC0415  # only gRPC's addresses are URIs
+
     try:
         server.add_insecure_port(f"unix:{quote(str(own))}")
     except RuntimeError as error:

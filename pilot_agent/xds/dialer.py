@@ -2,22 +2,19 @@
 
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
 from pilot_agent.log import get_logger
 from pilot_agent.security.certificate import CertificateError, certificate_facts
 from pilot_agent.xds import roots
+from pilot_agent.xds.istiod_call import IstiodCall
+from pilot_agent.xds.methods import METHODS
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.requests import Variant
 
-METHODS: Final[dict[Variant, str]] = {
-    "sotw": "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
-    "delta": "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
-}
 _WINDOW_BYTES: Final = 1 << 20
 _HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _TEXT: Final = re.compile(r"[ -~]*")
@@ -35,12 +32,9 @@ class Connection:
         self.channel = channel
         self._metadata = metadata
 
-    def start(self, variant: Variant, requests: Iterator[bytes]) -> Any:  # Any: call and iterator in one
-        """Begin the stream, fail-fast; requests and responses are bytes."""
-        stream = self.channel.stream_stream(
-            METHODS[variant], request_serializer=None, response_deserializer=None
-        )
-        return stream(requests, metadata=self._metadata)
+    def start(self, variant: Variant) -> IstiodCall:
+        """Begin the stream."""
+        return IstiodCall(self.channel, METHODS[variant], self._metadata)
 
     def close(self) -> None:
         self.channel.close()

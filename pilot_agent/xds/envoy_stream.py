@@ -1,8 +1,8 @@
 """One ADS stream of Envoy's: keeps its subscriptions, passes bytes both ways, outlives the upstream ones.
 
 The upstream half of the path gets *legs* of this stream, one after another. Each leg is begun by
-`UpstreamPort.open`; requests that follow belong to it, and it begins with those that restore what
-Envoy has subscribed to. So a lost istiod, or a lost upstream process, costs Envoy nothing.
+`UpstreamPort.open`, has sockets of its own, and begins with the requests that restore what Envoy has
+subscribed to. So a lost istiod, or a lost upstream process, costs Envoy nothing.
 """
 
 import queue
@@ -17,6 +17,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.wire import WireError
 from pilot_agent.xds import memory
 from pilot_agent.xds.delta import DeltaSubscriptions
+from pilot_agent.xds.pipes import DownstreamEnd, make_leg
 from pilot_agent.xds.requests import Variant
 from pilot_agent.xds.sotw import SotwSubscriptions
 
@@ -25,11 +26,10 @@ _log = get_logger("xdsproxy")
 
 
 class UpstreamPort(Protocol):
-    """Where a stream's events go; called in order, and never blocking."""
+    """The way to the upstream half."""
 
-    def open(self, leg: int) -> None: ...
-    def request(self, body: bytes) -> None: ...
-    def taken(self, leg: int) -> None: ...
+    def open(self, leg: int, descriptors: tuple[int, int]) -> None:
+        """Begin a leg there, whose far end the descriptors are; never blocks, and owns them."""
 
 
 class End(msgspec.Struct, frozen=True):
@@ -39,25 +39,8 @@ class End(msgspec.Struct, frozen=True):
     details: str
 
 
-class Outgoing:
-    """One response on its way into gRPC, which takes the bytes out while it keeps the holder."""
-
-    __slots__ = ("_body", "leg")
-
-    def __init__(self, leg: int, body: bytes) -> None:
-        self.leg, self._body = leg, body
-
-    def take(self) -> bytes:
-        body, self._body = self._body, b""
-        return body
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self._body)
-
-
 class EnvoyStream:
-    """Thread-safe: requests come from the stream's reader, responses from the channel's."""
+    """Thread-safe: requests come from one thread, responses go on another, legs begin on a third."""
 
     def __init__(self, *, variant: Variant, generation: int, upstream: UpstreamPort, name: str) -> None:
         self.variant, self.generation, self.name = variant, generation, name
@@ -65,8 +48,9 @@ class EnvoyStream:
         self._record = SotwSubscriptions() if variant == "sotw" else DeltaSubscriptions()
         self._upstream = upstream
         self._lock = threading.Lock()
-        self._leg = 0
-        self._outbox: queue.SimpleQueue[Outgoing | End] = queue.SimpleQueue()
+        self._legs: queue.SimpleQueue[DownstreamEnd | None] = queue.SimpleQueue()
+        self._leg: DownstreamEnd | None = None
+        self._leg_number = 0
 
     def begin_leg(self, *, unless_after: int | None = None) -> None:
         """Have the upstream half open a stream to istiod and restore the subscriptions on it.
@@ -74,12 +58,16 @@ class EnvoyStream:
         `unless_after` is the leg that it saw ending: nothing is done if a later one was begun since.
         """
         with self._lock:
-            if unless_after is not None and unless_after < self._leg:
+            if self.ended is not None or (unless_after is not None and unless_after < self._leg_number):
                 return
-            self._leg += 1
-            self._upstream.open(self._leg)
+            if self._leg is not None:
+                self._leg.end()
+            self._leg_number += 1
+            self._leg, far = make_leg()
+            self._upstream.open(self._leg_number, far)
             for body in self._record.next_leg():
-                self._upstream.request(body)
+                self._leg.send(body)
+            self._legs.put(self._leg)
 
     def request(self, body: bytes) -> None:
         """Pass one request of Envoy's on.
@@ -89,41 +77,47 @@ class EnvoyStream:
         """
         with self._lock:
             forwarded = self._record.request(body)
-            if forwarded is not None:
-                self._upstream.request(forwarded)
+            if forwarded is not None and self._leg is not None:
+                self._leg.send(forwarded)
 
-    def response(self, leg: int, body: bytes) -> None:
-        """Queue one response for Envoy; one of an older leg is dropped, since the new leg repeats it."""
+    def end(self, code: int, details: str) -> None:
+        """End Envoy's stream with this status; the first end counts."""
         with self._lock:
-            if leg != self._leg or self.ended is not None:
-                _log.debug("response of an older upstream stream dropped", id=self.name, leg=leg)
-                return
+            if self.ended is None:
+                self.ended = End(code, details)
+                self._legs.put(None)
+                if self._leg is not None:
+                    self._leg.end()
+
+    def responses(self) -> Iterator[bytes]:
+        """Yield what Envoy shall get, leg after leg; return when the stream ends.
+
+        The next is asked for when Envoy's transport has taken the one before, which `taken` reports.
+        """
+        while (leg := self._legs.get()) is not None:
+            while (body := leg.receive()) is not None:
+                if self._note(leg, body):
+                    size_bytes, began_s = len(body), time.monotonic()
+                    yield body
+                    del body  # else it would be held until the next one comes
+                    self._report(size_bytes, time.monotonic() - began_s)
+                leg.taken()
+
+    def _note(self, leg: DownstreamEnd, body: bytes) -> bool:
+        """Return whether Envoy gets the response: one of an older leg is repeated by the new one."""
+        with self._lock:
+            if leg is not self._leg or self.ended is not None:
+                _log.debug("response of an older upstream stream dropped", id=self.name)
+                return False
             try:
                 self._record.response(body)
             except WireError as error:
                 _log.error(f"malformed response dropped: {error}", id=self.name)
-                self._upstream.taken(leg)
-                return
-            self._outbox.put(Outgoing(leg, body))
+                return False
+            return True
 
-    def end(self, code: int, details: str) -> None:
-        """End Envoy's stream with this status, after what is queued before it; the first end counts."""
-        with self._lock:
-            if self.ended is None:
-                self.ended = End(code, details)
-                self._outbox.put(self.ended)
-
-    def responses(self) -> Iterator[Outgoing]:
-        """Yield what gRPC shall send; return when the stream ends.
-
-        gRPC asks for the next only after it has taken the one before, which is what `taken` reports.
-        """
-        while isinstance(item := self._outbox.get(), Outgoing):
-            leg, size_bytes, began_s = item.leg, item.size_bytes, time.monotonic()
-            yield item
-            self._upstream.taken(leg)
-            took_s = time.monotonic() - began_s
-            if took_s > _SLOW_SEND_S:
-                _log.warn(f"sending took {took_s:.1f}s: Envoy reads slowly", id=self.name, bytes=size_bytes)
-            if size_bytes >= memory.BIG_BYTES:
-                memory.trim_soon()
+    def _report(self, size_bytes: int, took_s: float) -> None:
+        if took_s > _SLOW_SEND_S:
+            _log.warn(f"sending took {took_s:.1f}s: Envoy reads slowly", id=self.name, bytes=size_bytes)
+        if size_bytes >= memory.BIG_BYTES:
+            memory.trim_soon()

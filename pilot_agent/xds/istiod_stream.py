@@ -11,14 +11,14 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-import grpc
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
 from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
 from pilot_agent.log import get_logger
+from pilot_agent.rpc import Code
 from pilot_agent.wire import WireError
 from pilot_agent.xds import memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
@@ -31,7 +31,9 @@ from pilot_agent.xds.envelope import (
     read_sotw_response,
 )
 from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
+from pilot_agent.xds.istiod_call import IstiodCall
 from pilot_agent.xds.outcome import Outcome
+from pilot_agent.xds.pipes import UpstreamEnd
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
@@ -58,7 +60,6 @@ class Health:
 class DownstreamPort(Protocol):
     """Where a stream's events go; called in order of the stream, and never blocking."""
 
-    def response(self, leg: int, body: bytes) -> None: ...
     def replay(self, leg: int) -> None: ...
     def name_table(self, body: bytes) -> None: ...
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
@@ -76,10 +77,10 @@ class _Report:
 
 
 class _Ask:
-    """Stands in the queue of requests for "ask for this internal type now"."""
+    """Stands in the queue of requests for "ask for the internal types that are new"."""
 
-    def __init__(self, type_url: str) -> None:
-        self.type_url = type_url
+
+_ASK: Final = _Ask()
 
 
 _REPORT: Final = _Report()
@@ -88,25 +89,23 @@ _REPORT: Final = _Report()
 class _Leg:
     """What belongs to one connection."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, descriptors: tuple[int, ...]) -> None:
         self.number = number
-        self.requests: queue.SimpleQueue[bytes | _Report | _Ask | None] = queue.SimpleQueue()
-        self.credits: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self.pipes: UpstreamEnd[bytes | _Report | _Ask] = UpstreamEnd(*descriptors)
         self.over = threading.Event()
         self.was_served = False  # a response has come
-        self.call: Any = None  # gRPC's call object, once it was made
+        self.call: IstiodCall | None = None  # once it was made
 
     def end(self) -> None:
         """Cancel the call and let go of everybody who waits; may be called twice and from any thread."""
         self.over.set()
-        self.requests.put(None)
-        self.credits.put(False)
+        self.pipes.end()
         if self.call is not None:
             self.call.cancel()
 
 
 class IstiodStream:
-    """`open`, `request`, `taken`, `report_health` and `close` never block; `run` is the stream's thread."""
+    """`open`, `report_health` and `close` never block; `run` is the stream's thread."""
 
     def __init__(
         self,
@@ -127,32 +126,22 @@ class IstiodStream:
         self._opened: queue.SimpleQueue[_Leg | None] = queue.SimpleQueue()
         self._current: _Leg | None = None
 
-    def open(self, leg: int) -> None:
-        """Begin this leg; one that is under way is over."""
-        previous, self._current = self._current, _Leg(leg)
+    def open(self, leg: int, descriptors: tuple[int, ...]) -> None:
+        """Begin this leg, whose sockets the descriptors are; one that is under way is over."""
+        previous, self._current = self._current, _Leg(leg, descriptors)
         self._opened.put(self._current)
         if previous is not None:
             previous.end()
 
-    def request(self, body: bytes) -> None:
-        if self._current is not None:
-            self._current.requests.put(body)
-
-    def taken(self, leg: int) -> None:
-        """Note that Envoy's transport took the response of this leg."""
-        current = self._current
-        if current is not None and current.number == leg:
-            current.credits.put(True)
-
     def report_health(self) -> None:
         if self._current is not None:
-            self._current.requests.put(_REPORT)
+            self._current.pipes.insert(_REPORT)
 
     def consume(self, type_url: str) -> None:
         """Take one more internal type, on this leg and on those that follow."""
         self._consumes = (*self._consumes, type_url)
         if self._current is not None:
-            self._current.requests.put(_Ask(type_url))
+            self._current.pipes.insert(_ASK)
 
     def close(self) -> None:
         """End the stream for good: Envoy's has ended."""
@@ -216,44 +205,48 @@ class IstiodStream:
         except DialError as error:
             return self._dial_failed(error)
         try:
-            leg.call = connection.start(self.variant, self._outgoing(leg))
+            leg.call = call = connection.start(self.variant)
             if leg.over.is_set():
-                leg.call.cancel()
-            return self._read(leg)
-        except DialError as error:
-            return self._dial_failed(error)
-        except WireError as error:
-            _log.error(f"malformed response from the XDS server {self._address}: {error}", id=self.name)
-            leg.call.cancel()
-            return Outcome(grpc.StatusCode.INTERNAL, f"failed to unmarshal the received message: {error}")
-        except grpc.RpcError as error:
-            return Outcome(error.code(), error.details() or "", leg.was_served)
+                call.cancel()
+            return self._read(leg, call)
         finally:
             leg.end()
             connection.close()
             _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
 
-    def _read(self, leg: _Leg) -> Outcome:
+    def _read(self, leg: _Leg, call: IstiodCall) -> Outcome:
         """Pass istiod's responses on until the stream ends.
 
         "connected" is said at the first of them: gRPC's watch of a channel (`subscribe`) would tell it
         earlier, but its thread dies with an error when the channel is closed at the wrong moment.
         """
-        for body in leg.call:
+        sender = threading.Thread(
+            target=call.send_all, args=(self._outgoing(leg),), name=f"requests-{self.name}", daemon=True
+        )
+        sender.start()
+        malformed: Outcome | None = None
+        for body in call.responses():
             if not leg.was_served:
                 _log.info(f"connected to {self._kind}upstream XDS server: {self._address}", id=self.name)
             leg.was_served = True
-            goes_to_envoy = self._dispatch(leg, body)
+            try:
+                self._dispatch(leg, body)
+            except WireError as error:
+                malformed = malformed or self._malformed(leg, error)
             is_big = len(body) >= memory.BIG_BYTES
             del body  # else it would be held until the next response
-            if goes_to_envoy:
-                leg.credits.get()
-            if is_big:
+            if is_big:  # the next small one may be read ahead
+                leg.pipes.wait_until_taken()
                 memory.trim_soon()
-        return Outcome(leg.call.code(), leg.call.details() or "")
+        return malformed or Outcome(call.code, call.details, call.code is Code.OK or leg.was_served)
 
-    def _dispatch(self, leg: _Leg, body: bytes) -> bool:
-        """Send one response where it belongs; return whether that is Envoy.
+    def _malformed(self, leg: _Leg, error: WireError) -> Outcome:
+        _log.error(f"malformed response from the XDS server {self._address}: {error}", id=self.name)
+        leg.end()
+        return Outcome(Code.INTERNAL, f"failed to unmarshal the received message: {error}")
+
+    def _dispatch(self, leg: _Leg, body: bytes) -> None:
+        """Send one response where it belongs.
 
         Raises:
             WireError: it is malformed.
@@ -268,13 +261,11 @@ class IstiodStream:
             trust_bundle=type_urls.PROXY_CONFIG in self._consumes,
         )
         if goes_to == "envoy":
-            self._port.response(leg.number, body)
-            return True
-        if goes_to == "nobody":
+            leg.pipes.send(body)
+        elif goes_to == "nobody":
             _log.error(f"unknown type url {seen.type_url}: response dropped", id=self.name)
         elif seen.resource_count:
-            leg.requests.put(self._consume(seen))
-        return False
+            leg.pipes.insert(self._consume(seen))
 
     def _consume(self, seen: SotwResponse | DeltaResponse) -> bytes:
         """Hand an internal type to its consumer; return the ACK or NACK for istiod."""
@@ -299,23 +290,22 @@ class IstiodStream:
         change between the two; this one can at worst tell the same state twice.
         """
         may_report = False
-        while (item := leg.requests.get()) is not None:
-            if isinstance(item, _Ask):
-                if may_report:  # else it is asked for behind the listeners
-                    yield self._sent(requests.subscription(self.variant, item.type_url))
+        asked: set[str] = set()
+        while (item := leg.pipes.receive()) is not None:
+            is_first = False
+            if isinstance(item, bytes):
+                yield self._sent(item)
+                is_first = not may_report and self._asks_for_listeners(item)
+                may_report = may_report or is_first
+            if not may_report:
                 continue
-            body = self._health.request(self.variant) if isinstance(item, _Report) else item
-            if body is None or (item is _REPORT and not may_report):
-                continue
-            yield self._sent(body)
-            if may_report or not self._asks_for_listeners(body):
-                continue
-            for type_url in self._consumes:
+            for type_url in [each for each in self._consumes if each not in asked]:
+                asked.add(type_url)
                 yield self._sent(requests.subscription(self.variant, type_url))
-            may_report = True
-            report = self._health.request(self.variant)
+            report = self._health.request(self.variant) if is_first or item is _REPORT else None
             if report is not None:
                 yield self._sent(report)
+        leg.end()
 
     def _sent(self, body: bytes) -> bytes:
         self._port.count("xds_proxy_requests")
@@ -335,7 +325,7 @@ class IstiodStream:
     def _dial_failed(self, error: DialError) -> Outcome:
         self._port.count("istiod_connection_failures")
         _log.error(f"failed to connect to upstream {self._address}: {error}", id=self.name)
-        return Outcome(grpc.StatusCode.UNAVAILABLE, str(error))
+        return Outcome(Code.UNAVAILABLE, str(error))
 
     def _report(self, outcome: Outcome) -> None:
         self._port.count("istiod_connection_terminations", type=outcome.counter_type)

@@ -2,8 +2,9 @@
 
 from typing import Final, Literal
 
-import grpc
 import msgspec
+
+from pilot_agent.rpc import Code
 
 _UNAVAILABLE_TEXTS: Final = (
     "client disconnected",
@@ -28,7 +29,7 @@ _ANY_TEXTS: Final = (
 class Outcome(msgspec.Struct, frozen=True):
     """The status that ended a stream."""
 
-    code: grpc.StatusCode
+    code: Code
     details: str
     was_served: bool = True  # a response had come: the loss of such a connection is no news
 
@@ -39,14 +40,14 @@ class Outcome(msgspec.Struct, frozen=True):
         Source: the reference's xDS proxy, error classification. This library's texts for a lost
         connection are also those of a peer that refuses every handshake, hence `was_served`.
         """
-        if self.code is grpc.StatusCode.OK:
+        if self.code is Code.OK:
             return "graceful"
-        if self.code in (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if self.code in (Code.CANCELLED, Code.DEADLINE_EXCEEDED):
             return "expected"
         if any(text in self.details for text in _ANY_TEXTS):
             return "expected"
         known = _UNAVAILABLE_TEXTS + (_LOST_TEXTS if self.was_served else ())
-        if self.code is grpc.StatusCode.UNAVAILABLE and any(text in self.details for text in known):
+        if self.code is Code.UNAVAILABLE and any(text in self.details for text in known):
             return "expected"
         return "unexpected"
 
@@ -56,10 +57,4 @@ class Outcome(msgspec.Struct, frozen=True):
         return "error" if self.kind == "unexpected" else "cancelled"
 
     def __str__(self) -> str:
-        return f"rpc error: code = {_GO_NAMES.get(self.code, self.code.name)} desc = {self.details}"
-
-
-_GO_NAMES: Final = {
-    code: "Canceled" if code is grpc.StatusCode.CANCELLED else code.name.title().replace("_", "")
-    for code in grpc.StatusCode
-}
+        return f"rpc error: code = {self.code.go_name} desc = {self.details}"

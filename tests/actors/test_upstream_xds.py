@@ -221,14 +221,16 @@ def test_empty_internal_and_unknown_types_are_dropped_and_the_stream_goes_on(
 def test_one_response_is_in_flight_and_the_next_is_read_when_envoy_took_it(
     pair: XdsPair, istiod: FakeIstiod, variant: str
 ) -> None:
-    _, stream = connected(pair, istiod, variant)
-    pair._channels[Role.UPSTREAM_XDS].read_by(None)  # nobody takes responses down
+    envoy, stream = connected(pair, istiod, variant)
+    envoy.pause()
     for number in range(5):
         stream.send(response(variant, CDS, str(number), cluster=b"x" * (1 << 20)))
-    wait_for(lambda: pair.upstream.counters.get("xds_proxy_responses"), what="the first response")
+    wait_for(lambda: pair.upstream.counters.get("xds_proxy_responses") == 2, what="the second response")
     assert stream.is_quiet()
-    assert pair.upstream.counters["xds_proxy_responses"] == 1
+    assert pair.upstream.counters["xds_proxy_responses"] == 2  # the first had been asked for already
     assert stream.taken < 5
+    envoy.go_on()
+    assert [envoy.receive().nonce for _ in range(5)] == list("01234")
 
 
 @VARIANTS

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages.cert import GetSecret, SecretReady
-from actors.messages.xds import Response, StreamId
+from actors.messages.xds import NameTable
 from actors.runtime import codec
 from actors.runtime.channels import Packets, Receiver, Sender, seqpacket_pair
 from actors.runtime.codec import CHUNK_BYTES, FrameError
@@ -29,8 +29,8 @@ def channel() -> Iterator[tuple[Sender, Receiver]]:
     receiver.close()
 
 
-def response(size: int) -> Response:
-    return Response(stream=StreamId(3, 4), body=os.urandom(size))
+def response(size: int) -> NameTable:
+    return NameTable(body=os.urandom(size))
 
 
 def test_every_message_type_round_trips_by_its_own_name() -> None:
@@ -100,7 +100,7 @@ def test_what_is_no_packet_of_ours_is_skipped() -> None:
         received = receiver.receive()
     receiver.close()
     assert received is not None
-    assert isinstance(received[0], Response)
+    assert isinstance(received[0], NameTable)
     assert received[0].body == body
 
 

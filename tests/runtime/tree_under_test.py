@@ -30,7 +30,7 @@ from actors.messages.control import (
     StartActor,
     TreeState,
 )
-from actors.messages.xds import Request, Response, StreamId
+from actors.messages.xds import NameTable, StreamClosed, StreamId
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
@@ -66,13 +66,13 @@ class Puppet(RuntimeActor):
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(path))
         self.server.listen(64)
-        self.context.on_channel(Response, self.on_response)
+        self.context.on_channel(NameTable, self.on_response)
         threading.Thread(target=self.serve, daemon=True).start()
         self.context.ready()
 
-    def on_response(self, _sender: Role, message: Response) -> None:
+    def on_response(self, _sender: Role, message: NameTable) -> None:
         self.bodies += len(message.body)
-        self.got.append(["Response", len(message.body), message.body[:1].hex(), message.body[-1:].hex()])
+        self.got.append(["NameTable", len(message.body), message.body[:1].hex(), message.body[-1:].hex()])
 
     def on_message(self, message: object) -> object:
         match message:
@@ -143,11 +143,11 @@ class Puppet(RuntimeActor):
 
     def do_response(self, size: int) -> None:
         body = b"\1" + bytes(size - 2) + b"\2"
-        self.context.send(Role.DOWNSTREAM_XDS, Response(stream=StreamId(1, 1), body=body))
+        self.context.send(Role.DOWNSTREAM_XDS, NameTable(body=body))
 
     def do_request(self, count: int) -> None:
         for number in range(count):
-            self.context.send(Role.UPSTREAM_XDS, Request(stream=StreamId(1, number), body=b"x" * 200))
+            self.context.send(Role.UPSTREAM_XDS, StreamClosed(stream=StreamId(1, number), reason="x" * 200))
 
     def do_tell(self, *message: str) -> None:
         self.context.tell_self(tuple(message))

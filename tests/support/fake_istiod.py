@@ -1,6 +1,7 @@
 """An istiod whose every word the test says: it records what it is asked and answers on command."""
 
 import queue
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -141,15 +142,30 @@ class EnvoyClient:
     def __init__(self, target: str, variant: str = "delta", generation: int | None = None) -> None:
         self.variant = variant
         self._channel = grpc.insecure_channel(
-            target, options=(("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+            target,
+            options=(
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", 65_535),
+            ),
         )
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         metadata = () if generation is None else (("x-envoy-generation", str(generation)),)
         call = self._channel.stream_stream(METHODS[variant], None, None)
         self.call = call(iter(self._outbox.get, None), metadata=metadata, wait_for_ready=True)
         self._inbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._reads = threading.Event()
+        self._reads.set()
         self._reader = ThreadPoolExecutor(1)
         self._reader.submit(self._read)
+
+    def pause(self) -> None:
+        """Take no more responses from gRPC than the one that it was asked for already."""
+        self._reads.clear()
+
+    def go_on(self) -> None:
+        self._reads.set()
 
     def send(self, request: Any) -> None:
         self._outbox.put(request if isinstance(request, bytes) else request.SerializeToString())
@@ -171,6 +187,7 @@ class EnvoyClient:
         self._outbox.put(None)
 
     def close(self) -> None:
+        self._reads.set()
         self.call.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         self._outbox.put(None)
         self._channel.close()
@@ -180,6 +197,7 @@ class EnvoyClient:
         try:
             for body in self.call:
                 self._inbox.put(body)
+                self._reads.wait()
         except grpc.RpcError:
             pass
         self._inbox.put(None)

@@ -1,0 +1,123 @@
+"""One call: messages out of DATA frames, messages into them, and the status that ends it."""
+
+import struct
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pilot_agent.rpc import frames, headers
+from pilot_agent.rpc.status import Code
+
+if TYPE_CHECKING:
+    from pilot_agent.rpc.connection import Connection
+
+_PREFIX: Final = struct.Struct("!BI")  # compressed or not, length
+_GRANT_BYTES: Final = 1 << 19
+"""Sent in one go at most, so that other calls of the connection get their turn."""
+
+
+class Receiver(Protocol):
+    """What takes a call's requests: called on the connection's thread, so it must not wait for long."""
+
+    def message(self, body: bytes) -> None:
+        """Take one request."""
+
+    def half_closed(self) -> None:
+        """No more requests come; the client waits for the end."""
+
+    def cancelled(self) -> None:
+        """The client is gone, or broke the rules; nothing can be sent any more."""
+
+
+class Call:
+    """A call's way back. Thread-safe, but for `send`, which one thread at a time may call."""
+
+    def __init__(
+        self, connection: "Connection", stream: int, request_headers: Mapping[str, str], limit_bytes: int
+    ) -> None:
+        self.headers = request_headers
+        self.stream = stream
+        self.window_bytes = (
+            connection.initial_window_bytes
+        )  # that the client lets us send; the connection's lock
+        self.unreported_bytes = 0  # received and not given back to the client's window yet
+        self.is_over = False  # ended by either side; the connection's lock
+        self.is_half_closed = False
+        self.receiver: Receiver | None = None
+        self._connection = connection
+        self._limit_bytes = limit_bytes
+        self._partial = bytearray()
+        self._has_begun = False
+
+    def send(self, body: bytes) -> bool:
+        """Write one response, waiting while the client wants no more; return whether it was taken."""
+        prefix, at, size = _PREFIX.pack(0, len(body)), 0, _PREFIX.size + len(body)
+        view = memoryview(body)
+        while at < size:
+            granted = self._connection.grant(self, min(size - at, _GRANT_BYTES))
+            if not granted or not self._connection.write(
+                self._opening() + self._frames(prefix, view, at, granted)
+            ):
+                return False
+            at += granted
+        return True
+
+    def finish(self, code: Code = Code.OK, details: str = "") -> None:
+        """End the call with this status; nothing happens if it has ended."""
+        block = (b"" if self._has_begun else headers.RESPONSE) + headers.trailers(code, details)
+        self._connection.finish(self, block)
+
+    def take(self, data: bytes) -> None:
+        """Take the content of a DATA frame; hand on the messages that are complete."""
+        partial = self._partial
+        partial += data
+        while len(partial) >= _PREFIX.size and not self.is_over:
+            is_compressed, length = _PREFIX.unpack_from(partial)
+            if is_compressed:
+                self._refuse(Code.UNIMPLEMENTED, "compressed messages are not understood: use identity")
+            elif length > self._limit_bytes:
+                text = f"grpc: received message larger than max ({length} vs. {self._limit_bytes})"
+                self._refuse(Code.RESOURCE_EXHAUSTED, text)
+            elif len(partial) < _PREFIX.size + length:
+                return
+            else:
+                assert self.receiver is not None, "a call that is not over has its receiver"
+                body = bytes(memoryview(partial)[_PREFIX.size : _PREFIX.size + length])
+                del partial[: _PREFIX.size + length]
+                self.receiver.message(body)
+
+    def half_close(self) -> None:
+        """Note that the client sends nothing more."""
+        self.is_half_closed = True
+        if self._partial and not self.is_over:
+            self.finish(Code.INTERNAL, "the request's last message is cut off")
+        if self.receiver is not None:
+            self.receiver.half_closed()
+
+    def _refuse(self, code: Code, details: str) -> None:
+        self.finish(code, details)
+        if self.receiver is not None:
+            self.receiver.cancelled()
+
+    def _opening(self) -> list[bytes | memoryview]:
+        if self._has_begun:
+            return []
+        self._has_begun = True
+        return [frames.frame(frames.HEADERS, frames.END_HEADERS, self.stream, headers.RESPONSE)]
+
+    def _frames(self, prefix: bytes, body: memoryview, at: int, count: int) -> list[bytes | memoryview]:
+        """Return `count` bytes of prefix and body from `at` on, cut into frames; the body is not copied."""
+        found: list[bytes | memoryview] = []
+        end, shift = at + count, len(prefix)
+        while at < end:
+            until = min(end, at + self._connection.frame_bytes)
+            found.append(frames.head(until - at, frames.DATA, 0, self.stream))
+            if at < shift:
+                found.append(prefix[at:until])
+            if until > shift:
+                found.append(body[max(at - shift, 0) : until - shift])
+            at = until
+        return found
+
+
+Method = Callable[[Call], Receiver]
+"""Begins to serve a call; runs on the connection's thread."""

@@ -1,0 +1,112 @@
+"""HTTP/2 frames as they stand on the wire. Source: RFC 9113, sections 4, 6 and 7."""
+
+import struct
+from typing import Final, NamedTuple
+
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (
+    range(10)
+)
+END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
+
+NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR = 0x0, 0x1, 0x2, 0x3
+STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = 0x5, 0x6, 0x7, 0x8
+COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 0x9, 0xB
+
+ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 2, 3, 4, 5, 6
+
+DEFAULT_WINDOW_BYTES: Final = 65_535
+LARGEST_WINDOW_BYTES: Final = (1 << 31) - 1
+DEFAULT_FRAME_BYTES: Final = 16_384
+LARGEST_FRAME_BYTES: Final = (1 << 24) - 1
+HEAD_BYTES: Final = 9
+
+_HEAD: Final = struct.Struct("!BHBBI")
+_NUMBER: Final = struct.Struct("!I")
+_SETTING: Final = struct.Struct("!HI")
+
+
+class ConnectionFaultError(Exception):
+    """The peer broke the protocol: the connection ends with GOAWAY and this error code."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Head(NamedTuple):
+    """What each frame begins with."""
+
+    length_bytes: int
+    kind: int
+    flags: int
+    stream: int
+
+
+def read_head(data: bytes) -> Head:
+    """Return the head that these nine bytes are."""
+    high, low, kind, flags, stream = _HEAD.unpack(data)
+    return Head(high << 16 | low, kind, flags, stream & LARGEST_WINDOW_BYTES)
+
+
+def head(length_bytes: int, kind: int, flags: int, stream: int) -> bytes:
+    """Return a frame's first nine bytes."""
+    return _HEAD.pack(length_bytes >> 16, length_bytes & 0xFFFF, kind, flags, stream)
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Return a whole frame."""
+    return head(len(payload), kind, flags, stream) + payload
+
+
+def number(value: int) -> bytes:
+    """Return a 32-bit number: a window's increment, an error code, a stream."""
+    return _NUMBER.pack(value)
+
+
+def read_number(payload: bytes) -> int:
+    """Return the 32-bit number that the payload begins with."""
+    return int(_NUMBER.unpack_from(payload)[0])
+
+
+def settings(values: dict[int, int]) -> bytes:
+    """Return the payload of a SETTINGS frame."""
+    return b"".join(_SETTING.pack(key, value) for key, value in values.items())
+
+
+def read_settings(payload: bytes) -> list[tuple[int, int]]:
+    """Return what a SETTINGS frame says, in order.
+
+    Raises:
+        ConnectionFaultError: its length, or a value, is not allowed.
+    """
+    if len(payload) % _SETTING.size:
+        raise ConnectionFaultError(FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
+    found = list(_SETTING.iter_unpack(payload))
+    for key, value in found:
+        if key == INITIAL_WINDOW_SIZE and value > LARGEST_WINDOW_BYTES:
+            raise ConnectionFaultError(FLOW_CONTROL_ERROR, f"initial window of {value} bytes")
+        if key == MAX_FRAME_SIZE and not DEFAULT_FRAME_BYTES <= value <= LARGEST_FRAME_BYTES:
+            raise ConnectionFaultError(PROTOCOL_ERROR, f"largest frame of {value} bytes")
+        if key == ENABLE_PUSH and value > 1:
+            raise ConnectionFaultError(PROTOCOL_ERROR, f"ENABLE_PUSH is {value}")
+    return found
+
+
+def content(flags: int, payload: bytes) -> bytes:
+    """Return the payload of DATA or HEADERS without padding and priority.
+
+    Raises:
+        ConnectionFaultError: the padding is longer than the frame, or the frame is too short.
+    """
+    start, end = 0, len(payload)
+    if flags & PADDED:
+        if not payload or payload[0] >= end:
+            raise ConnectionFaultError(PROTOCOL_ERROR, "padding longer than its frame")
+        start, end = 1, end - payload[0]
+    if flags & HAS_PRIORITY:
+        start += 5
+    if start > end:
+        raise ConnectionFaultError(FRAME_SIZE_ERROR, "frame too short for its flags")
+    return payload if (start, end) == (0, len(payload)) else payload[start:end]

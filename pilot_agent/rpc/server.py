@@ -1,0 +1,138 @@
+"""The listening side: takes connections, finds a call's method, keeps the number of calls in bounds."""
+
+import errno
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from pilot_agent.log import get_logger
+from pilot_agent.rpc.call import Call, Method
+from pilot_agent.rpc.connection import Connection
+from pilot_agent.rpc.status import Code
+from pilot_agent.sockets import BoundSocket, listen_unix
+
+_ACCEPT_AGAIN_S: Final = 0.1
+_MOST_CONNECTIONS: Final = 256
+_log = get_logger("grpc")
+
+
+class Server:
+    """Serves `methods`, by path, on a Unix socket. Above its limit a call is refused, it never waits."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        *,
+        name: str,
+        calls_limit: int,
+        message_limit_bytes: int,
+        keepalive_interval_s: float = 0.0,
+        keepalive_timeout_s: float = 20.0,
+    ) -> None:
+        """A client that is silent for the interval (0: for ever) is pinged, and dropped without an answer."""
+        self._methods, self._name = dict(methods), name
+        self._calls_limit, self._limit_bytes = calls_limit, message_limit_bytes
+        self._interval_s, self._timeout_s = keepalive_interval_s, keepalive_timeout_s
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._connections: set[Connection] = set()
+        self._ended = threading.Event()
+        self._listener: socket.socket | None = None
+        self._bound: BoundSocket | None = None
+
+    def listen(self, path: str) -> None:
+        """Listen on `path`; clients may connect from now on, and are served after `start`.
+
+        Raises:
+            SocketError: the socket cannot be bound.
+        """
+        self._listener, self._bound = listen_unix(path)
+
+    def start(self) -> None:
+        """Serve, on threads of the server's own."""
+        self._spawn("accept", self._accept)
+        if self._interval_s > 0:
+            self._spawn("keepalive", self._keep_alive)
+
+    def quit(self) -> None:
+        """End all connections, and remove the socket unless it is a successor's by now."""
+        self._ended.set()
+        if self._bound is not None:
+            self._bound.unlink()
+        if self._listener is not None:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.close()
+
+    def begin(self, call: Call) -> None:
+        """Find the call's method and let it serve (`connection.Host`)."""
+        path = call.headers[":path"]
+        method = self._methods.get(path)
+        with self._lock:
+            self._calls += 1
+            has_room = self._calls <= self._calls_limit
+        if method is None:
+            call.finish(Code.UNIMPLEMENTED, f"unknown method {path}")
+        elif not has_room:
+            call.finish(Code.RESOURCE_EXHAUSTED, f"more than {self._calls_limit} calls at once")
+        else:
+            call.receiver = method(call)
+
+    def ended(self, _: Call) -> None:
+        """Make room for another call (`connection.Host`)."""
+        with self._lock:
+            self._calls -= 1
+
+    def _accept(self) -> None:
+        assert self._listener is not None, "start comes after listen"
+        while not self._ended.is_set():
+            try:
+                end, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    _log.warn(f"connection not accepted: {error.strerror}")
+                    self._ended.wait(_ACCEPT_AGAIN_S)
+                continue
+            if len(self._connections) >= _MOST_CONNECTIONS:
+                _log.warn(f"connection refused: there are {_MOST_CONNECTIONS} already")
+                end.close()
+                continue
+            connection = Connection(end, self, limit_bytes=self._limit_bytes)
+            with self._lock:
+                self._connections.add(connection)
+            self._spawn("connection", partial(self._serve, connection))
+        self._listener.close()
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            connection.run()
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+
+    def _keep_alive(self) -> None:
+        pinged_s: dict[Connection, float] = {}
+        while not self._ended.wait(min(self._interval_s, self._timeout_s) / 4):
+            now_s = time.monotonic()
+            with self._lock:
+                connections = set(self._connections)
+            pinged_s = {
+                each: when for each, when in pinged_s.items() if each in connections and each.heard_s < when
+            }
+            for connection in connections:
+                if connection in pinged_s:
+                    if now_s - pinged_s[connection] > self._timeout_s:
+                        connection.close()
+                elif now_s - connection.heard_s >= self._interval_s:
+                    pinged_s[connection] = now_s
+                    connection.ping()
+
+    def _spawn(self, what: str, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, name=f"{self._name}-{what}", daemon=True).start()
