@@ -60,6 +60,10 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
     regular: bool
 
 
+class _FilesTouched(msgspec.Struct, frozen=True, kw_only=True):
+    """To myself: something happened on the way to a certificate file."""
+
+
 class _TryAgain(msgspec.Struct, frozen=True, kw_only=True):
     """To myself: the wait after a failed signing is over."""
 
@@ -91,7 +95,7 @@ class CertActor(RuntimeActor):
         self._hastened = False  # `_retry` was brought forward already
         self._rotation_reason: RotationReason = "due"  # of the rotation that is tried again
         self._rotation: Timer | None = None
-        self._files = FileSecrets(context, self._options)
+        self._files = FileSecrets(context, self._options, lambda: context.tell_self(_FilesTouched()))
         self._output = Output(self._options.output_directory, shared=self._options.output_shared)
         self._keeping = Keeping(self._options)
 
@@ -126,19 +130,26 @@ class CertActor(RuntimeActor):
                 self._trust_bundle(bundle)
             case WorkerFinished():
                 self._worker_finished(message)
-            case _Look(regular=regular):
-                self._look()
-                if regular:
-                    self.context.after(LOOK_S, message)
-            case _TryAgain():
-                self._retry = None
-                self._begin(self._rotation_reason if self._identity.workload is not None else None)
+            case _Look() | _FilesTouched() | _TryAgain():
+                self._woken(message)
             case PeerRestarted(role=Role.SDS):
                 self._announce(WORKLOAD, ROOTS)
             case PeerRestarted() | WorkerExited():
                 pass
             case _:
                 _log.warn(f"unexpected message {type(message).__name__}")
+
+    def _woken(self, message: "_Look | _FilesTouched | _TryAgain") -> None:
+        match message:
+            case _Look(regular=regular):
+                self._look()
+                if regular:
+                    self.context.after(LOOK_S, message)
+            case _FilesTouched():
+                self.context.after(max(self._options.file_debounce_s, 0.0), _Look(regular=False))
+            case _TryAgain():
+                self._retry = None
+                self._begin(self._rotation_reason if self._identity.workload is not None else None)
 
     # Asked for
 
@@ -315,7 +326,7 @@ class CertActor(RuntimeActor):
         is_due = workload is not None and workload.is_due(self._now())
         if is_due and self._retry is None and not self._files.has(WORKLOAD):
             self._rotate("due")
-        self._files.look()
+        self._files.look(self._now())
         self._output.look()
         self._gauge()
 
@@ -336,7 +347,9 @@ class CertActor(RuntimeActor):
         outcome = self._files.finished(finished, self._identity, self._now())
         if outcome is None:
             return
+        self._files.look(self._now())  # what changed while it was read
         if isinstance(outcome, SecretFailed):
+            _log.error(f"certificate files of {outcome.resource_name} cannot be used: {outcome.reason}")
             self.context.count("num_file_secret_failures_total")
             self.context.send(Role.SDS, outcome)
             return

@@ -1,9 +1,11 @@
 """CertActor's part for certificates that stand in files: read by a worker, looked at for changes.
 
-Every look compares identity, size and time of the files; a watch that wakes at once may take its place.
+A watch says when to look; every look compares identity, size and times of the files, whether the watch
+said something or not.
 """
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,9 @@ import msgspec
 
 from actors.messages.cert import IdentityRotated, SecretFailed
 from actors.runtime.context import Context, WorkerFinished
+from pilot_agent.log import get_logger
 from pilot_agent.security.errors import SecurityError
+from pilot_agent.security.file_watch import FileWatch
 from pilot_agent.security.material import Material
 from pilot_agent.security.options import SecurityOptions
 from pilot_agent.security.pem import merge_bundles
@@ -23,7 +27,11 @@ READ_LIMIT_S: Final = 10.0
 """How long a pair that does not belong together is looked at again: it may be half replaced."""
 
 READ_TIMEOUT_S: Final = 20.0
-_Print = tuple[tuple[int, int, int], ...]
+READ_AGAIN_S: Final = 60.0
+"""Files that could not be used are read again when they change, and as often as this in any case."""
+
+_Print = tuple[tuple[int, ...], ...]
+_log = get_logger("cache")
 
 
 class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,10 +45,17 @@ class FileOutcome(msgspec.Struct, frozen=True, kw_only=True):
 class FileSecrets:
     """Which names come from files, and what is being read."""
 
-    def __init__(self, context: Context, options: SecurityOptions) -> None:
+    def __init__(
+        self, context: Context, options: SecurityOptions, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_change` is called from another thread when a look may find something."""
         self._context, self._options = context, options
         self._reading: dict[int, tuple[str, _Print]] = {}  # worker id → name, files as they were
+        self._names: set[str] = set()  # that were asked for and came from files
         self._seen: dict[str, _Print] = {}
+        self._unusable: dict[str, tuple[_Print, float]] = {}  # files as they were, when that was
+        self._watch = FileWatch(on_change)
+        self._is_watched = True
 
     def has(self, name: str) -> bool:
         """Return whether `name` is answered from files now."""
@@ -51,16 +66,49 @@ class FileSecrets:
         request = self._request(name)
         if request is None or any(name == reading for reading, _ in self._reading.values()):
             return
+        if name not in self._names:
+            self._names.add(name)
+            self._follow()
         seen = _prints(request)
         worker_id = self._context.run_worker("files", encode(request), timeout_s=READ_TIMEOUT_S)
         self._reading[worker_id] = (name, seen)
 
-    def look(self) -> None:
+    def look(self, now_s: float) -> None:
         """Read again what has changed since it was read."""
-        for name, seen in list(self._seen.items()):
+        if not self._names:
+            return
+        self._follow()  # first: what changes after the look is told
+        for name in self._names:
             request = self._request(name)
-            if request is not None and _prints(request) != seen:
+            if request is not None and self._is_news(name, _prints(request), now_s):
                 self.read(name)
+
+    def _is_news(self, name: str, prints: _Print, now_s: float) -> bool:
+        if name in self._unusable:
+            unusable, since_s = self._unusable[name]
+            return prints != unusable or not 0 <= now_s - since_s < READ_AGAIN_S
+        return prints != self._seen.get(name)
+
+    def _follow(self) -> None:
+        try:
+            self._watch.follow(path for name in self._names for path in self._paths(name))
+        except OSError as error:
+            if self._is_watched:
+                self._context.count("num_file_watcher_failures_total")
+                _log.warn(f"certificate files are not watched, they are looked at regularly: {error}")
+            self._is_watched = False
+        else:
+            self._is_watched = True
+
+    def _paths(self, name: str) -> tuple[str, ...]:
+        """Return the files of `name`, be they there or not."""
+        files = self._options.files
+        match file_source(name):
+            case FileCert(cert_path=cert, key_path=key):
+                return cert, key
+            case FileRoot(root_path=path):
+                return (path or self._options.os_bundle_path,)
+        return (files.root_path,) if name == ROOTS else (files.cert_path, files.key_path)
 
     def finished(
         self, finished: WorkerFinished, identity: Identity, now_s: float
@@ -74,9 +122,14 @@ class FileSecrets:
         try:
             found = result(finished.result, FilesRead)
         except SecurityError as error:
+            self._unusable[name] = (seen, now_s)
             return SecretFailed(resource_name=name, reason=str(error))
+        self._unusable.pop(name, None)
         self._seen[name] = seen
-        return _outcome(name, found, identity, now_s)
+        if 0.0 < found.not_after_unix_s <= now_s:
+            _log.warn(f"the certificate of {name} has expired {now_s - found.not_after_unix_s:.0f} s ago")
+        is_identity = name == WORKLOAD or (self._options.ca is None and not self._options.external_sds)
+        return _outcome(name, found, identity, now_s, is_identity=is_identity)
 
     def _request(self, name: str) -> FilesRequest | None:
         source = file_source(name)
@@ -108,18 +161,22 @@ class FileSecrets:
 
 
 def _prints(request: FilesRequest) -> _Print:
-    """Return what changes when a file is replaced or written to; a missing file is all zeros."""
-    found = []
+    """Return what changes when a file is replaced or written to; a missing file is zero."""
+    found: list[tuple[int, ...]] = []
     for path in filter(None, (request.cert_path, request.key_path, request.root_path)):
         try:
             status = Path(path).stat()
-            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+            times = (status.st_mtime_ns, status.st_ctime_ns)
+            found.append((status.st_dev, status.st_ino, status.st_size, *times))
         except OSError:
-            found.append((0, 0, 0))
+            found.append((0,))
     return tuple(found)
 
 
-def _outcome(name: str, found: FilesRead, identity: Identity, now_s: float) -> FileOutcome:
+def _outcome(
+    name: str, found: FilesRead, identity: Identity, now_s: float, *, is_identity: bool
+) -> FileOutcome:
+    """Return what was read as material; files are served as they are, so it has no end of its own."""
     roots = merge_bundles(found.root_pem, identity.trust_bundle) if name == ROOTS else found.root_pem
     # Tells a change, guards nothing: importing hashlib would load OpenSSL (7 ms, 3 MB) into every actor.
     digest = "".join(f"{zlib.crc32(part.encode()):08x}" for part in (found.chain_pem, found.key_pem, roots))
@@ -137,9 +194,10 @@ def _outcome(name: str, found: FilesRead, identity: Identity, now_s: float) -> F
         certificate_chain_pem=found.chain_pem.encode(),
         private_key_pem=found.key_pem.encode(),
         trusted_ca_pem=roots.encode(),
-        not_after_unix_s=found.not_after_unix_s,
     )
-    is_rotation = name == WORKLOAD and before is not None and before.version_info != version_info
+    is_rotation = (
+        is_identity and bool(found.key_pem) and before is not None and before.version_info != version_info
+    )
     rotated = (
         IdentityRotated(
             reason="file_changed",

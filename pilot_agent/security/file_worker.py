@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -44,7 +45,7 @@ def read_files(request: bytes) -> bytes:
 def _roots(path: str) -> FilesRead:
     """Keep the blocks that are certificates; say which are not."""
     kept = []
-    for block in blocks(Path(path).read_text()):
+    for block in blocks(_text(path)):
         try:
             kept.append(x509.load_pem_x509_certificate(block.encode()).public_bytes(Encoding.PEM).decode())
         except ValueError as error:
@@ -54,13 +55,40 @@ def _roots(path: str) -> FilesRead:
     return FilesRead(root_pem="".join(kept))
 
 
+def _certificates(path: str, chain: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(chain.encode())
+    except ValueError as error:
+        raise ValueError(f"{path}: no PEM certificate chain: {error}") from error
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+
+
 def _pair(wanted: FilesRequest) -> FilesRead:
-    chain, key = Path(wanted.cert_path).read_text(), Path(wanted.key_path).read_text()
-    leaf = x509.load_pem_x509_certificate(chain.encode())
-    public = load_pem_private_key(key.encode(), None).public_key()
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if leaf.public_key().public_bytes(*form) != public.public_bytes(*form):
+    chain, key = _text(wanted.cert_path), _text(wanted.key_path)
+    certificates = _certificates(wanted.cert_path, chain)
+    try:
+        public = load_pem_private_key(key.encode(), None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{wanted.key_path} is no private key that can be used: {error}") from error
+    leaf, form = certificates[0], (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    fitting = [
+        number
+        for number, certificate in enumerate(certificates, 1)
+        if certificate.public_key().public_bytes(*form) == public.public_bytes(*form)
+    ]
+    if not fitting:
         raise ValueError(f"{wanted.key_path} does not belong to {wanted.cert_path}")
+    if fitting[0] != 1:
+        raise ValueError(
+            f"{wanted.cert_path}: chain in the wrong order: the key belongs to certificate "
+            f"{fitting[0]} of {len(certificates)}, expected the first"
+        )
     return FilesRead(
         chain_pem=chain,
         key_pem=key,

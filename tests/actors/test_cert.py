@@ -420,7 +420,7 @@ def test_certificates_in_files_are_served_without_the_ca_and_a_change_is_a_rotat
     assert not cert.all_sent(IdentityRotated)
 
     key = write_files(tmp_path, ca.authority)
-    cert.context.advance(31.0)
+    cert.context.advance(6.0)
     (rotated,) = cert.wait_sent(IdentityRotated)
     assert rotated.reason == "file_changed"
     assert pairs(cert)[-1].private_key_pem.decode() == key
@@ -440,6 +440,118 @@ def test_files_that_do_not_belong_together_are_an_error_and_not_the_cas_business
     assert "context deadline exceeded with last error: " in failed.reason
     assert cert.context.counters["num_file_secret_failures_total"] == 1
     assert not ca.requests
+    cert.kill()
+
+
+def touched(cert: ActorBench) -> None:
+    """Wait until the watch has asked for a look, and let it come."""
+    wait_for(
+        lambda: any(timer.due_s - cert.context.now_s < 1 for timer in cert.context.timers), what="a look"
+    )
+    cert.context.advance(1.0)
+
+
+def test_a_key_that_comes_a_minute_after_its_certificate_is_taken_and_the_old_pair_served_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("actors.cert_files.READ_LIMIT_S", 0.05)
+    authority = Authority()
+    cert = bench(tmp_path, None)
+    first = write_files(tmp_path, authority)
+    cert.start()
+    cert.tell(GetSecret(resource_name="default"))
+    cert.wait_sent(SecretReady)
+    key, chain = authority.workload_pair(SPIFFE_ID)
+    (tmp_path / "certs" / "cert-chain.pem").write_text(chain)
+    touched(cert)
+    cert.wait_sent(SecretFailed)
+    for _ in range(11):
+        cert.context.advance(5.0)
+        cert.settle()
+    assert len(cert.all_sent(SecretFailed)) == 1  # not read again and again while nothing changes
+    assert "key.pem does not belong to" in capfd.readouterr().out
+    (tmp_path / "certs" / "key.pem").write_text(key)
+    touched(cert)
+    cert.wait_sent(SecretReady, 2)
+    assert [each.private_key_pem.decode() for each in pairs(cert)] == [first, key]
+    cert.kill()
+
+
+def test_a_hundred_changes_of_a_file_pair_are_all_followed_by_the_watch(tmp_path: Path) -> None:
+    authority = Authority()
+    write_files(tmp_path, authority)
+    folder = tmp_path / "certs"
+    name = f"file-cert:{folder}/cert-chain.pem~{folder}/key.pem"
+    cert = bench(tmp_path, None)
+    cert.start()
+    cert.tell(GetSecret(resource_name=name))
+    cert.wait_sent(SecretReady)
+    for number in range(2, 102):
+        key = write_files(tmp_path, authority)
+
+        def arrived(key: str = key) -> bool:
+            cert.context.advance(0.2)
+            cert.settle()
+            return any(each.private_key_pem.decode() == key for each in cert.all_sent(SecretReady))
+
+        wait_for(arrived, what=f"pair {number}")
+    assert len(cert.all_sent(IdentityRotated)) >= 100  # its files are all the identity it has
+    cert.kill()
+
+
+def test_an_expired_certificate_in_files_is_served_as_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key, chain = Authority().workload_pair(SPIFFE_ID, -60.0)
+    write_files(tmp_path, Authority())
+    (tmp_path / "certs" / "cert-chain.pem").write_text(chain)
+    (tmp_path / "certs" / "key.pem").write_text(key)
+    cert = bench(tmp_path, None)
+    cert.start()
+    cert.tell(GetSecret(resource_name="default"))
+    (ready,) = cert.wait_sent(SecretReady)
+    assert ready.private_key_pem.decode() == key
+    assert "the certificate of default has expired" in capfd.readouterr().out
+    cert.kill()
+
+
+@pytest.mark.parametrize("trouble", ["garbage", "binary", "directory", "empty", "wrong order", "missing"])
+def test_files_that_cannot_be_used_are_an_error_that_names_them_and_the_last_good_pair_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr("actors.cert_files.READ_LIMIT_S", 0.05)
+    authority = Authority()
+    write_files(tmp_path, authority)
+    chain = tmp_path / "certs" / "cert-chain.pem"
+    name = f"file-cert:{chain}~{chain.with_name('key.pem')}"
+    cert = bench(tmp_path, None, file_debounce_s=0.0)
+    cert.start()
+    cert.tell(GetSecret(resource_name=name))
+    cert.wait_sent(SecretReady)
+    leaf, root = blocks(chain.read_text())
+    texts = {"garbage": "garbage", "empty": "", "wrong order": f"{root}\n{leaf}"}
+    if trouble == "binary":
+        chain.write_bytes(b"\xff\xfe")
+    elif trouble in texts:
+        chain.write_text(texts[trouble])
+    else:
+        chain.unlink()
+        if trouble == "directory":
+            chain.mkdir()
+    touched(cert)
+    (failed,) = cert.wait_sent(SecretFailed)
+    assert str(chain) in failed.reason
+    assert len(cert.all_sent(SecretReady)) == 1
+    if trouble == "directory":
+        chain.rmdir()
+    write_files(tmp_path, authority)
+
+    def healed() -> bool:
+        cert.context.advance(0.2)
+        cert.settle()
+        return len(cert.all_sent(SecretReady)) > 1
+
+    wait_for(healed, what="the next good pair")
     cert.kill()
 
 
@@ -586,6 +698,7 @@ def test_whatever_was_wrong_with_the_token_it_heals_within_a_minute(
         token.unlink()
     cert.start()
     wait_for(lambda: cert.notebook.restore(Identity) and has_failed(cert, 1), what="the refusal")
+    cert.settle()
     lines = capfd.readouterr().out
     assert "failed to warm certificate: failed to generate workload certificate: create certificate" in lines
     said = {"no token": "failed to fetch token", "empty token": "is empty", "garbage": "holds no token but"}
@@ -609,5 +722,6 @@ def test_a_certificate_for_another_workload_is_refused_and_for_a_new_trust_domai
             cert.wait_sent(SecretReady, 2)
         else:
             wait_for(lambda: has_failed(cert, 1), what="the refusal")  # noqa: B023
+            cert.settle()
             assert "the CA's certificate is for another identity: got=" in capfd.readouterr().out
         cert.kill()
