@@ -25,7 +25,14 @@ from pilot_agent.wasm.credentials import from_docker_config, from_secret
 from pilot_agent.wasm.download import sha256_of
 from pilot_agent.wasm.errors import ChecksumError, FetchError, InvalidModuleError, WasmError
 from pilot_agent.wasm.http_fetch import HttpFetch
-from pilot_agent.wasm.image_name import authority_of, is_latest, module_name, parse_image, scheme_of
+from pilot_agent.wasm.image_name import (
+    authority_of,
+    is_latest,
+    module_name,
+    parse_image,
+    scheme_of,
+    without_userinfo,
+)
 from pilot_agent.wasm.index import Contents, Entry, Index, Tag
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.registry import Registry
@@ -50,7 +57,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     secret: str | None = None  # a .dockerconfigjson
 
     def __repr__(self) -> str:
-        return f"Wanted(url={self.url!r}, resource={self.resource!r}, version={self.version!r})"
+        return f"Wanted(url={self.shown!r}, resource={self.resource!r}, version={self.version!r})"
+
+    @property
+    def shown(self) -> str:
+        """Return the URL for texts, without user and password."""
+        return without_userinfo(self.url)
 
     @property
     def ignores_version(self) -> bool:
@@ -90,9 +102,8 @@ class Cache:
         """
         try:
             if scheme_of(wanted.url) not in ("http", "https", "oci"):
-                raise FetchError(
-                    f"unsupported Wasm module downloading URL scheme: {scheme_of(wanted.url) or wanted.url!r}"
-                )
+                scheme = scheme_of(wanted.url) or repr(wanted.shown)
+                raise FetchError(f"unsupported Wasm module downloading URL scheme: {scheme}")
             with self._one_at_a_time(module_name(wanted.url), deadline):
                 return self._found(wanted) or self._fetched(wanted, deadline)
         except FetchError as error:
@@ -100,10 +111,10 @@ class Cache:
             raise
         except HttpError as error:
             self._tally.fetch(FetchError.fetch_result)
-            raise FetchError(f"wasm module {wanted.url}: {error}") from error
+            raise FetchError(f"wasm module {wanted.shown}: {error}") from error
         except OSError as error:
             self._tally.fetch(FetchError.fetch_result)
-            raise WasmError(f"wasm module {wanted.url} cannot be kept in {self._root}: {error}") from error
+            raise WasmError(f"wasm module {wanted.shown} cannot be kept in {self._root}: {error}") from error
 
     def purge(self) -> int:
         """Delete what was not used for the expiry, or nobody knows; return how many modules are left."""
@@ -221,7 +232,7 @@ class Cache:
     def _stored(self, module: Path, wanted: Wanted, checksum: str) -> Path:
         """Put a module that came into its place."""
         if not is_module(module):
-            raise InvalidModuleError(f"fetched Wasm binary from {wanted.url} is invalid")
+            raise InvalidModuleError(f"fetched Wasm binary from {wanted.shown} is invalid")
         name = module_name(wanted.url)
         path = self._path(name, checksum)
         entry = Entry(
@@ -269,7 +280,8 @@ def _check(wanted: Wanted, got: str, accepted: "tuple[str, ...] | frozenset[str]
     """Raises: ChecksumError: something else came than was asked for."""
     if wanted.checksum and wanted.checksum not in accepted:
         raise ChecksumError(
-            f"module downloaded from {wanted.url} has checksum {got}, which does not match: {wanted.checksum}"
+            f"module downloaded from {wanted.shown} has checksum {got}, "
+            f"which does not match: {wanted.checksum}"
         )
 
 

@@ -19,6 +19,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.wasm.download import save
 from pilot_agent.wasm.errors import FetchError
 from pilot_agent.wasm.guard import BlockedAddressError
+from pilot_agent.wasm.image_name import without_userinfo
 from pilot_agent.wasm.unpack import unwrapped
 from pilot_agent.wasm.web import Web
 
@@ -60,7 +61,7 @@ class HttpFetch:
                 return unwrapped(target, limit_bytes=self._limit_bytes)
             except _LaterError as error:
                 last = str(error)
-                _log.debug(f"wasm module download of {url}: attempt {attempt}: {last}")
+                _log.debug(f"wasm module download of {without_userinfo(url)}: attempt {attempt}: {last}")
             this_wait_s = wait_s * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load
             if attempt == self._attempts or this_wait_s >= deadline.left_s():
                 break
@@ -78,7 +79,7 @@ class HttpFetch:
                     return
                 status = exchange.status
         except (BlockedAddressError, ResponseTooLargeError) as error:
-            raise FetchError(f"wasm module download from {url} failed: {error}") from error
+            raise FetchError(f"wasm module download from {without_userinfo(url)} failed: {error}") from error
         except HttpError as error:
             raise _LaterError(str(error)) from error
         problem = f"wasm module download request failed: status code {status}"

@@ -72,6 +72,13 @@ def parse_image(url: str) -> ImageName:
     return ImageName(registry, repository, "" if digest else tag or "latest", digest)
 
 
+def without_userinfo(url: str) -> str:
+    """Return the URL as it may stand in a log line: without user and password."""
+    head, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{head}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+
+
 def authority_of(url: str) -> str:
     """Return host, or host:port, as it stands in the URL; what the insecure list is compared with."""
     if scheme_of(url) == "oci":

@@ -1,9 +1,10 @@
 """HTTP(S) to places that a configuration names: guarded, verified, bounded."""
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from pilot_agent.http import (
     Deadline,
@@ -15,6 +16,7 @@ from pilot_agent.http import (
     open_exchange,
 )
 from pilot_agent.wasm.guard import Guard
+from pilot_agent.wasm.image_name import without_userinfo
 from pilot_agent.wasm.options import WasmOptions
 
 Headers = tuple[tuple[str, str], ...]
@@ -33,6 +35,7 @@ class Place(NamedTuple):
     host: str
     port: int
     target: str
+    userinfo: str  # `user:password`, percent-encoding undone; empty: none
 
     @classmethod
     def of(cls, url: str) -> Self:
@@ -40,13 +43,15 @@ class Place(NamedTuple):
         try:
             parts = urlsplit(url)
             port, host = parts.port, parts.hostname
+            userinfo = unquote(parts.netloc.rpartition("@")[0])
         except ValueError as error:
-            raise RedirectError(f"parse {url!r}: {error}") from error
+            raise RedirectError(f"parse {without_userinfo(url)!r}: {error}") from error
         if parts.scheme not in ("http", "https") or not host:
-            raise RedirectError(f'unsupported protocol scheme "{parts.scheme}" in {url!r}')
+            raise RedirectError(f'unsupported protocol scheme "{parts.scheme}" in {without_userinfo(url)!r}')
         tls = parts.scheme == "https"
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(tls, host, port or (443 if tls else 80), _UNSAFE_IN_A_TARGET.sub(_escaped, target))
+        target = _UNSAFE_IN_A_TARGET.sub(_escaped, target)
+        return cls(tls, host, port or (443 if tls else 80), target, userinfo)
 
 
 class Web:
@@ -106,6 +111,9 @@ class Web:
     def _exchange(
         self, place: Place, headers: Headers, insecure: bool, deadline: Deadline, form: bytes
     ) -> Exchange:
+        if place.userinfo and not any(name.lower() == "authorization" for name, _ in headers):
+            basic = base64.b64encode(place.userinfo.encode()).decode()
+            headers = (*headers, ("Authorization", f"Basic {basic}"))
         dialing = Dialing(
             tls=place.tls,
             roots_path=None if insecure else self._roots_path,

@@ -1,5 +1,6 @@
 """Downloads over HTTP(S): attempts, limits, certificates, redirects, and servers that lie."""
 
+import base64
 import gzip
 import time
 from collections.abc import Iterator
@@ -179,6 +180,19 @@ def test_a_redirect_to_a_blocked_address_is_not_followed(rig: CacheRig, site: Si
     with pytest.raises(WasmError, match="this address is blocked"):
         get(rig, f"{site.url}/x")
     assert rig.slept_s == []  # and not tried again
+
+
+def test_user_and_password_of_a_url_are_sent_to_its_host_alone_and_stand_in_no_text(
+    rig: CacheRig, site: Site
+) -> None:
+    with Site() as other:
+        other.pages["/x"] = page(b"no module")
+        site.pages["/x"] = redirect(f"{other.url}/x")
+        with pytest.raises(WasmError) as caught:
+            get(rig, f"http://me:p%40ss@{site.authority}/x")
+    assert "ss@" not in str(caught.value)
+    assert site.asked[0].headers["authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert "authorization" not in other.asked[0].headers
 
 
 def test_a_redirect_to_no_web_page_is_refused(rig: CacheRig, site: Site) -> None:

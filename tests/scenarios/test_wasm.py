@@ -1,0 +1,259 @@
+"""A real Wasm module, named in ECDS, fetched by the agent and run by a real Envoy."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lab.istiod import Istiod
+from lab.mesh import Address, Mesh
+from lab.resources import build_snapshot
+from lab.resources.extensions import broken, extended, listener, wasm_plugin
+from lab.snapshot import ECDS, Resource
+from tests.scenarios.conftest import agent_for
+from tests.support.agent import RealAgent
+from tests.support.oci_registry import OciRegistry
+from tests.support.proxy_wasm import header_filter
+from tests.support.real_envoy import free_ports, get
+from tests.support.site import Asked, Site, answer, page
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.envoy
+ONE, TWO = header_filter("one"), header_filter("two")
+
+
+class Extended:
+    """An agent whose Envoy has a listener with these extensions, and the istiod that tells it so."""
+
+    def __init__(self, mesh: Mesh, stack: ExitStack, *plugins: Resource) -> None:
+        self._mesh = mesh
+        (self.port,) = free_ports(1)
+        self.istiod = Istiod(lambda _: self._snapshot(plugins))
+        stack.enter_context(self.istiod)
+
+    def _snapshot(self, plugins: tuple[Resource, ...]) -> Any:
+        base = build_snapshot(self._mesh, "sidecar")
+        names = (one.name for one in plugins)
+        return extended(base, *plugins, listener(Address("127.0.0.1", self.port), *names))
+
+    def push(self, *plugins: Resource) -> None:
+        self.istiod.push(lambda _: self._snapshot(plugins))
+
+    def header(self) -> str:
+        """Return what the module wrote; fails while the listener is not there."""
+        headers, body = get(self.port, "/")
+        assert body == "passed"
+        return headers.get("x-wasm", "")
+
+    def wait_header(self, value: str) -> None:
+        wait_for(lambda: self.header() == value, within_s=20, what=f"header x-wasm: {value}")
+
+    def wait_status(self, status: int) -> None:
+        def look() -> bool:
+            try:
+                get(self.port, "/")
+            except OSError as error:
+                return f"status {status}" in str(error)
+            return status == 200
+
+        wait_for(look, within_s=20, what=f"status {status}")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def site(stack: ExitStack) -> Site:
+    site = stack.enter_context(Site())
+    site.pages["/one.wasm"] = page(ONE)
+    return site
+
+
+def metrics(agent: RealAgent) -> dict[str, float]:
+    text = get(agent.status_port, "/stats/prometheus")[1]
+    found = re.findall(r"^istio_agent_(wasm_\S+) (\S+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def cached(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (directory / "var/lib/istio/data").glob("*/*.wasm")]
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_a_module_from_a_web_server_runs_in_envoy_and_is_replaced(
+    variant: str, workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    site.pages["/two.wasm"] = page(TWO)
+    world = Extended(
+        mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm", sha256=sha256(ONE).hexdigest())
+    )
+    environment = {"ISTIO_DELTA_XDS": str(variant == "delta").lower()}
+    agent = stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
+    world.wait_header("one")
+    world.push(wasm_plugin("plugin", f"{site.url}/two.wasm"))
+    world.wait_header("two")
+    assert sorted(cached(workdir)) == sorted([ONE, TWO])
+    world.istiod.observed.wait_until(lambda seen: seen.acks(ECDS) == 2)
+    assert world.istiod.observed.nack_messages() == []
+
+    def counted() -> bool:
+        seen = metrics(agent)
+        return (
+            seen.get('wasm_config_conversion_count{result="success"}') == 2
+            and seen.get('wasm_remote_fetch_count{result="success"}') == 2
+            and seen.get("wasm_config_conversion_duration_count") == 2
+            and seen.get("wasm_cache_entries") == 2
+        )
+
+    wait_for(counted, what="the metrics")
+
+
+def test_an_image_with_a_pull_secret_runs_in_envoy_and_the_secret_goes_no_further(
+    workdir: Path, mesh: Mesh, stack: ExitStack
+) -> None:
+    registry = stack.enter_context(OciRegistry(users={"me": "hunter2"}, basic=True))
+    registry.push("plugins/header", "v1", "docker", ONE)
+    secret = f'{{"auths":{{"{registry.authority}":{{"username":"me","password":"hunter2"}}}}}}'
+    world = Extended(
+        mesh,
+        stack,
+        wasm_plugin(
+            "plugin",
+            f"oci://{registry.authority}/plugins/header:v1",
+            environment={"ISTIO_META_WASM_IMAGE_PULL_SECRET": secret, "MINE": "kept"},
+        ),
+    )
+    agent = stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_header("one")
+    dumped = agent.admin("/config_dump?include_eds")
+    assert "kept" in dumped
+    assert "ISTIO_META_WASM" not in dumped
+    assert "hunter2" not in dumped + agent.log()
+
+
+def test_without_its_module_a_closed_filter_denies_an_open_one_allows_and_a_push_heals_it(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    gone = f"{site.url}/gone"
+    world = Extended(mesh, stack, wasm_plugin("plugin", gone))
+    stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_status(403)
+    world.push(wasm_plugin("plugin", gone, fail_open=True))
+    world.wait_status(200)
+    assert world.header() == ""
+    world.push(wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    world.wait_header("one")
+
+
+def test_a_slow_download_holds_up_nothing_else(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    stack.callback(go_on.set)
+
+    def slow(_: Asked) -> Iterator[bytes]:
+        asked.set()
+        go_on.wait(60)
+        yield from answer(TWO)
+
+    site.pages["/slow.wasm"] = slow
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_header("one")
+    world.push(wasm_plugin("plugin", f"{site.url}/slow.wasm"))
+    assert asked.wait(20)
+    (world.port,) = free_ports(1)  # another listener, with the same filter
+    world.push(wasm_plugin("plugin", f"{site.url}/slow.wasm"))
+    world.wait_header("one")
+    assert cached(workdir) == [ONE]
+    go_on.set()
+    world.wait_header("two")
+    assert world.istiod.observed.nack_messages() == []
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_a_configuration_that_cannot_be_understood_is_rejected_and_the_last_good_one_goes_on(
+    variant: str, workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    environment = {"ISTIO_DELTA_XDS": str(variant == "delta").lower()}
+    stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
+    world.wait_header("one")
+    observed = world.istiod.observed
+    observed.wait_until(lambda seen: seen.acks(ECDS) == 1)
+    world.push(broken("plugin"))
+    observed.wait_until(lambda seen: seen.nacks(ECDS) == 1)
+    good, bad = [sent for sent in observed.responses if sent.type_url == ECDS]
+    (nack,) = [request for request in observed.requests if request.verdict == "nack"]
+    assert nack.error_message == "extension config 'plugin' has no typed_config"
+    assert nack.response_nonce == bad.nonce
+    assert nack.version_info == (good.version_info if variant == "sotw" else "")
+    assert nack.subscribe == nack.unsubscribe == ()
+    assert world.header() == "one"
+
+
+def test_a_module_outlives_the_agent_and_is_used_without_its_source(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    with agent_for(world.istiod, workdir) as agent:
+        agent.wait_ready()
+        world.wait_header("one")
+    site.pages.clear()
+    with agent_for(world.istiod, workdir) as agent:
+        agent.wait_ready()
+        world.wait_header("one")
+    assert site.count("/one.wasm") == 1
+
+
+def test_the_death_of_the_upstream_half_costs_no_module_and_no_answer(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_header("one")
+    psutil.Process(agent.actor_pid("upstream-xds")).kill()
+    site.pages["/two.wasm"] = page(TWO)
+    world.push(wasm_plugin("plugin", f"{site.url}/two.wasm"))
+    world.wait_header("two")
+
+
+def test_a_worker_that_is_killed_in_the_middle_is_replaced(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    stack.callback(go_on.set)
+
+    def slow_once(_: Asked) -> Iterator[bytes]:
+        if not asked.is_set():
+            asked.set()
+            go_on.wait(60)
+        yield from answer(ONE)
+
+    site.pages["/one.wasm"] = slow_once
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(agent_for(world.istiod, workdir))
+    assert asked.wait(20)
+    (worker,) = [one for one in agent.family() if one.name() == "pa-work-wasm"]
+    worker.kill()
+    world.wait_header("one")
+    assert "killed by signal 9" in agent.log()
+    assert world.istiod.observed.nack_messages() == []
+
+
+def test_conversion_can_be_switched_off(workdir: Path, mesh: Mesh, stack: ExitStack, site: Site) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    environment = {"ISTIO_AGENT_ENABLE_WASM_REMOTE_LOAD_CONVERSION": "false"}
+    stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
+    world.istiod.observed.wait_until(lambda seen: seen.acks(ECDS) + seen.nacks(ECDS) == 1)
+    assert cached(workdir) == []
+    assert site.asked == []
