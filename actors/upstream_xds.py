@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from actors.ecds import EcdsConversions, PurgeDue
 from actors.messages.cert import TrustBundle
 from actors.messages.control import PeerRestarted
 from actors.messages.dns import NameTableTaken, NameTableWanted
@@ -18,7 +19,7 @@ from actors.messages.xds import (
     StreamsHeld,
 )
 from actors.runtime.actor import RuntimeActor
-from actors.runtime.context import Context
+from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.log import get_logger
 from pilot_agent.xds import type_urls
@@ -63,6 +64,7 @@ class UpstreamXdsActor(RuntimeActor):
         context.on_channel(NameTableTaken, streams.name_tables.on_taken)
 
     def on_start(self) -> None:
+        self._streams.conversions.start()
         address, cluster = self._options.upstream_address, self._options.cluster_id
         _log.info(f'Initializing with upstream address "{address}" and cluster "{cluster}"')
         self.context.ready()
@@ -79,6 +81,10 @@ class UpstreamXdsActor(RuntimeActor):
                 self._streams.name_tables.send_again()
             case PeerRestarted():
                 pass
+            case WorkerFinished():
+                self._streams.conversions.finished(message)
+            case PurgeDue():
+                self._streams.conversions.purge()
             case _:
                 _log.error(f"unknown message {type(message).__name__} skipped")
         return None
@@ -101,6 +107,7 @@ class Streams:
         self._lock = threading.Lock()
         self._wants_name_table = options.wants_name_table
         self.name_tables = NameTables(context)
+        self.conversions = EcdsConversions(context, deliver=self._deliver, reject=self._reject)
         self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
 
     def on_opened(self, _: Role, message: StreamOpened) -> None:
@@ -131,6 +138,7 @@ class Streams:
         with self._lock:
             for identity in [each for each in self._open if is_gone(each)]:
                 self._open.pop(identity)[1].close()
+        self.conversions.closed(is_gone)
 
     def report_health(self) -> None:
         """Tell istiod once, on the stream of the newest Envoy; every new leg tells it anyway."""
@@ -149,6 +157,16 @@ class Streams:
         for _, _, thread in ending:
             thread.join(deadline_s / len(ending))
 
+    def _deliver(self, identity: StreamId, leg: int, make: Callable[[], bytes | None]) -> None:
+        known = self._open.get(identity)
+        if known is not None:
+            known[1].deliver(leg, make)
+
+    def _reject(self, identity: StreamId, leg: int, nonce: str, error: str) -> None:
+        known = self._open.get(identity)
+        if known is not None:
+            known[1].reject_extensions(leg, nonce, error)
+
     def _make(self, opened: StreamOpened) -> IstiodStream:
         options = self._options
         wanted = {
@@ -160,7 +178,7 @@ class Streams:
             name=opened.stream.label,
             address=options.upstream_address,
             dialer=self._dialer,
-            port=_Port(self._context, opened, self.name_tables, self._ledger),
+            port=_Port(self._context, opened, self.name_tables, self._ledger, self.conversions),
             health=self._health,
             consumes=tuple(type_url for type_url, is_wanted in wanted.items() if is_wanted),
         )
@@ -202,16 +220,24 @@ class _Port:
     """Sends one stream's events to whom they concern."""
 
     def __init__(
-        self, context: Context, opened: StreamOpened, name_tables: NameTables, ledger: Ledger
+        self,
+        context: Context,
+        opened: StreamOpened,
+        name_tables: NameTables,
+        ledger: Ledger,
+        conversions: EcdsConversions,
     ) -> None:
         self._context, self._identity, self._name_tables = context, opened.stream, name_tables
-        self._variant, self._ledger = opened.variant, ledger
+        self._variant, self._ledger, self._conversions = opened.variant, ledger, conversions
 
     def seen_response(self, seen: SotwResponse | DeltaResponse) -> None:
         self._ledger.response(seen)
 
     def seen_request(self, body: bytes) -> None:
         self._ledger.request(self._variant, body)
+
+    def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None:
+        return self._conversions.take(self._identity, self._variant, leg, seen)
 
     def replay(self, leg: int) -> None:
         self._context.send(Role.DOWNSTREAM_XDS, ReplayWanted(stream=self._identity, leg=leg))

@@ -10,7 +10,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
@@ -20,7 +20,7 @@ from tenacity.stop import stop_when_event_set
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import Code
 from pilot_agent.wire import WireError
-from pilot_agent.xds import memory, requests, type_urls
+from pilot_agent.xds import debug_lines, memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
 from pilot_agent.xds.envelope import (
     DeltaResponse,
@@ -63,6 +63,7 @@ class DownstreamPort(Protocol):
     def replay(self, leg: int) -> None: ...
     def name_table(self, body: bytes) -> None: ...
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
+    def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None: ...
     def count(self, name: str, **labels: str) -> None: ...
     def seen_response(self, seen: SotwResponse | DeltaResponse) -> None: ...
     def seen_request(self, body: bytes) -> None: ...
@@ -92,6 +93,7 @@ class _Leg:
     def __init__(self, number: int, descriptors: tuple[int, ...]) -> None:
         self.number = number
         self.pipes: UpstreamEnd[bytes | _Report | _Ask] = UpstreamEnd(*descriptors)
+        self.turn = threading.Lock()  # held from the choice of what Envoy gets next until it is sent
         self.over = threading.Event()
         self.was_served = False  # a response has come
         self.call: IstiodCall | None = None  # once it was made
@@ -125,6 +127,7 @@ class IstiodStream:
         self._closed = threading.Event()
         self._opened: queue.SimpleQueue[_Leg | None] = queue.SimpleQueue()
         self._current: _Leg | None = None
+        self._extensions_version = ""  # the last one that Envoy said it holds of ECDS
 
     def open(self, leg: int, descriptors: tuple[int, ...]) -> None:
         """Begin this leg, whose sockets the descriptors are; one that is under way is over."""
@@ -142,6 +145,25 @@ class IstiodStream:
         self._consumes = (*self._consumes, type_url)
         if self._current is not None:
             self._current.pipes.insert(_ASK)
+
+    def deliver(self, leg: int, make: Callable[[], bytes | None]) -> None:
+        """Send Envoy what `make` returns (None: nothing) when it is its turn; does not wait for that."""
+        current = self._current
+        if current is not None and current.number == leg:
+            late = threading.Thread(
+                target=self._send, args=(current, make), name=f"late-{self.name}", daemon=True
+            )
+            late.start()
+
+    def reject_extensions(self, leg: int, nonce: str, error: str) -> None:
+        """Tell istiod that the agent could not take an ECDS response of this leg."""
+        current = self._current
+        if current is not None and current.number == leg:
+            version = self._extensions_version
+            nack = requests.answer(
+                self.variant, type_urls.ECDS, version_info=version, nonce=nonce, error=error
+            )
+            current.pipes.insert(nack)
 
     def close(self) -> None:
         """End the stream for good: Envoy's has ended."""
@@ -236,7 +258,8 @@ class IstiodStream:
             is_big = len(body) >= memory.BIG_BYTES
             del body  # else it would be held until the next response
             if is_big:  # the next small one may be read ahead
-                leg.pipes.wait_until_taken()
+                with leg.turn:
+                    leg.pipes.wait_until_taken()
                 memory.trim_soon()
         return malformed or Outcome(call.code, call.details, call.code is Code.OK or leg.was_served)
 
@@ -253,7 +276,8 @@ class IstiodStream:
         """
         self._port.count("xds_proxy_responses")
         seen = read_sotw_response(body) if self.variant == "sotw" else read_delta_response(body)
-        self._log_response(seen)
+        if _log.enabled("debug"):
+            debug_lines.response(self.name, seen)
         self._port.seen_response(seen)
         goes_to = type_urls.destination(
             seen.type_url,
@@ -261,11 +285,19 @@ class IstiodStream:
             trust_bundle=type_urls.PROXY_CONFIG in self._consumes,
         )
         if goes_to == "envoy":
-            leg.pipes.send(body)
+            is_ecds = seen.type_url == type_urls.ECDS
+            self._send(leg, lambda: self._port.extension_configs(leg.number, seen) if is_ecds else body)
         elif goes_to == "nobody":
             _log.error(f"unknown type url {seen.type_url}: response dropped", id=self.name)
         elif seen.resource_count:
             leg.pipes.insert(self._consume(seen))
+
+    def _send(self, leg: _Leg, make: Callable[[], bytes | None]) -> None:
+        """Send Envoy what `make` returns when its turn has come; None is nothing."""
+        with leg.turn:
+            body = make()
+            if body is not None:
+                leg.pipes.send(body)
 
     def _consume(self, seen: SotwResponse | DeltaResponse) -> bytes:
         """Hand an internal type to its consumer; return the ACK or NACK for istiod."""
@@ -294,6 +326,7 @@ class IstiodStream:
         while (item := leg.pipes.receive()) is not None:
             is_first = False
             if isinstance(item, bytes):
+                self._note_version(item)
                 yield self._sent(item)
                 is_first = not may_report and self._asks_for_listeners(item)
                 may_report = may_report or is_first
@@ -311,8 +344,14 @@ class IstiodStream:
         self._port.count("xds_proxy_requests")
         self._port.seen_request(body)
         if _log.enabled("debug"):
-            self._log_request(body)
+            debug_lines.request(self.variant, self.name, body)
         return body
+
+    def _note_version(self, body: bytes) -> None:
+        if self.variant == "sotw":
+            asked = read_sotw_request(body)
+            if asked.type_url == type_urls.ECDS and asked.version_info:
+                self._extensions_version = asked.version_info
 
     def _asks_for_listeners(self, body: bytes) -> bool:
         read = read_sotw_request if self.variant == "sotw" else read_delta_request
@@ -333,33 +372,3 @@ class IstiodStream:
             _log.warn(f"upstream terminated with unexpected error {outcome}", id=self.name)
         else:
             _log.debug(f"upstream terminated with status {outcome}", id=self.name)
-
-    def _log_request(self, body: bytes) -> None:
-        if self.variant == "sotw":
-            asked = read_sotw_request(body)
-            kind, nonce = type_urls.short_name(asked.type_url), asked.response_nonce
-            _log.debug("request", id=self.name, type=kind, nonce=nonce, names=asked.spans.count(3))
-            return
-        delta = read_delta_request(body)
-        _log.debug(
-            "delta request",
-            id=self.name,
-            type=type_urls.short_name(delta.type_url),
-            sub=len(delta.subscribe),
-            unsub=len(delta.unsubscribe),
-            nonce=delta.response_nonce,
-            initial=delta.spans.count(5),
-        )
-
-    def _log_response(self, seen: SotwResponse | DeltaResponse) -> None:
-        if not _log.enabled("debug"):
-            return
-        removed = {"removes": len(seen.removed)} if isinstance(seen, DeltaResponse) else {}
-        _log.debug(
-            "upstream response",
-            id=self.name,
-            type=type_urls.short_name(seen.type_url),
-            nonce=seen.nonce,
-            resources=seen.resource_count,
-            **removed,
-        )

@@ -140,7 +140,7 @@ class DownstreamEnd:
 class UpstreamEnd(Generic[T]):
     """istiod's side of a leg. A response waits until Envoy's transport took the one before.
 
-    One thread calls `receive`, another one `send` and `wait_until_taken`; the rest is for all.
+    One thread calls `receive`, one at a time `send` and `wait_until_taken`; the rest is for all.
     """
 
     def __init__(self, requests: int, responses: int) -> None:
