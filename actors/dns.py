@@ -1,6 +1,7 @@
 """DnsActor: names of the mesh from istiod's table, all others from the pod's name servers."""
 
 import resource
+import socket
 import threading
 from typing import Final
 
@@ -64,6 +65,7 @@ class DnsActor(RuntimeActor):
         self._options = context.settings(DnsOptions)
         self._notes: DnsNotes | None = context.notebook.restore(DnsNotes)
         self._server: DnsServer | None = None
+        self._thread: threading.Thread | None = None
         self._said_received = False
         self._newest: NameTableMessage | None = None  # waits to be indexed, or is being indexed
         self._building: tuple[int, NameTableMessage] | None = None  # worker's id
@@ -94,9 +96,9 @@ class DnsActor(RuntimeActor):
                 _log.error(f"unknown message {type(message).__name__} skipped")
 
     def quit(self, deadline_s: float) -> None:
-        del deadline_s  # nothing here takes time
-        if self._server is not None:
+        if self._server is not None and self._thread is not None:
             self._server.close()
+            self._thread.join(deadline_s)
 
     # Serving
 
@@ -123,7 +125,8 @@ class DnsActor(RuntimeActor):
         )
         if self._notes.table is not None:
             self._use(self._notes.table, self._notes.index)
-        threading.Thread(target=self._run, name="dns", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(sockets,), name="dns", daemon=True)
+        self._thread.start()
         if self.context.incarnation == 1:
             _log.info(f"Starting local udp and tcp DNS server on {_listed(self._notes.surroundings)}")
         self.context.ready()
@@ -136,7 +139,7 @@ class DnsActor(RuntimeActor):
             sockets_limit=min(_SOCKETS_MOST, more_descriptors() // 2),
         )
 
-    def _run(self) -> None:
+    def _run(self, sockets: list[socket.socket]) -> None:
         assert self._server is not None
         mark = self.context.mark("turn of the DNS proxy's loop")
 
@@ -145,6 +148,8 @@ class DnsActor(RuntimeActor):
             mark.begin()
 
         self._server.run(turn_began)
+        for sock in sockets:
+            sock.close()
 
     # The table
 

@@ -10,9 +10,11 @@ from typing import Final, Literal
 
 import msgspec
 
-from actors.messages.control import PeerRestarted, TreeState
+from actors.messages.control import PeerRestarted, StartActor, TreeState
+from actors.messages.dns import NameTableShown
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
 from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadUnhealthy
+from actors.name_table_page import NameTablePage
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context
 from actors.runtime.roles import Role
@@ -83,6 +85,9 @@ class HealthActor(RuntimeActor):
         self._name_table = notes.name_table
         self._history, self._history_lock = notes.history, threading.Lock()
         self._said_ready: bool | None = None  # what the last event about readiness said
+        self._names = NameTablePage(
+            lambda question: context.send(Role.DNS, question), first_number=context.incarnation << 32
+        )
         self._counters = Counters(notes.counters)
         self._tree, self._tree_s = TreeState(actors=(), supervisor_pss_bytes=0), 0.0
         self._keeper = ReadinessKeeper(
@@ -114,6 +119,8 @@ class HealthActor(RuntimeActor):
             case NameTableReceived():
                 self._name_table = True
                 self._remember()
+            case NameTableShown():
+                self._names.shown(message)
             case _VerdictReached():
                 self._verdict_reached(message.verdict)
             case _Remember():
@@ -234,6 +241,8 @@ class HealthActor(RuntimeActor):
             all_samples=self._samples,
             page=self._document,
             arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
+            names=lambda: self._names.get() if self._name_table else b"",
+            switch_dns_on=lambda: self.context.tell_supervisor(StartActor(role=Role.DNS)),
         )
         remember = functools.partial(self.context.tell_self, _Remember())
         pages = Pages(self.context.settings(StatusOptions), backend, self._counters, remember)
@@ -353,6 +362,8 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
     all_samples: Callable[[], Iterable[Sample]]
     page: Callable[[tuple[ProbeRow, ...]], StatusDocument]
     arguments: Callable[[], bytes]
+    names: Callable[[], bytes]
+    switch_dns_on: Callable[[], None]
 
     def not_ready_because(self) -> str | None:
         return self.not_ready()
@@ -368,6 +379,12 @@ class _Backend(msgspec.Struct, frozen=True, kw_only=True):
 
     def command_line(self) -> bytes:
         return self.arguments()
+
+    def name_table(self) -> bytes:
+        return self.names()
+
+    def start_dns(self) -> None:
+        self.switch_dns_on()
 
 
 def _step(

@@ -32,6 +32,8 @@ class Backend(Protocol):
     def samples(self) -> Iterable[Sample]: ...
     def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument: ...
     def command_line(self) -> bytes: ...
+    def name_table(self) -> bytes: ...
+    def start_dns(self) -> None: ...
 
 
 class Pages:
@@ -65,7 +67,8 @@ class Pages:
             Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
             Route(path="/status", handler=self._status, loopback_only=not self._options.status_for_all),
-            Route(path="/debug/ndsz", handler=_no_name_table, loopback_only=True),
+            Route(path="/debug/ndsz", handler=self._name_table, loopback_only=True),
+            Route(path="/dns", handler=self._dns, loopback_only=True, method="POST"),
             Route(path="/app-health/", handler=probes.answer),
             Route(path="/app-lifecycle/", handler=probes.answer),
         )
@@ -95,6 +98,21 @@ class Pages:
             self._backend.command("restart")
 
         return _ok(after)
+
+    def _dns(self, _: Request) -> Answer:
+        """Switch the DNS proxy on; it stays on."""
+
+        def after() -> None:
+            _log.info("handling /dns, starting the DNS proxy")
+            self._backend.start_dns()
+
+        return _ok(after)
+
+    def _name_table(self, _: Request) -> Answer:
+        table = self._backend.name_table()
+        if not table:
+            return Answer(status=404, content_type=TEXT, body=b"{}")
+        return Answer(content_type="application/json", body=table)
 
     def _status(self, request: Request) -> Answer:
         """Answer with JSON, or with the page that shows it, whichever is asked for."""
@@ -153,10 +171,6 @@ class _ReadinessLog:
 
 def _ok(afterwards: Callable[[], None]) -> Answer:
     return Answer(content_type=TEXT, body=b"OK", afterwards=afterwards)
-
-
-def _no_name_table(_: Request) -> Answer:
-    return Answer(status=404, content_type=TEXT, body=b"{}")
 
 
 def _app_probe_options(options: StatusOptions) -> AppProbeOptions:

@@ -44,6 +44,8 @@ class Backend:
         self.refusal: str | None = None
         self.commands: list[Verb] = []
         self.commanded = threading.Event()
+        self.table = b""
+        self.dns_started = threading.Event()
 
     def not_ready_because(self) -> str | None:
         return self.refusal
@@ -60,6 +62,12 @@ class Backend:
 
     def command_line(self) -> bytes:
         return b"pilot-agent\0proxy\0"
+
+    def name_table(self) -> bytes:
+        return self.table
+
+    def start_dns(self) -> None:
+        self.dns_started.set()
 
 
 class Port:
@@ -156,6 +164,18 @@ def test_a_command_is_taken_from_loopback_by_post(serve: Start, verb: Verb) -> N
     assert port.backend.commands == [verb]
 
 
+def test_the_dns_proxy_is_switched_on_by_post_and_its_table_is_shown_when_there_is_one(serve: Start) -> None:
+    port = Port(serve)
+    assert get(port.port, "/dns").status == 405
+    taken = get(port.port, "/dns", "Content-Length: 0", "Connection: close", method="POST")
+    assert (taken.status, taken.body) == (200, b"OK")
+    assert port.backend.dns_started.wait(5)
+    port.backend.table = b'{"table":{}}'
+    shown = get(port.port, "/debug/ndsz")
+    assert (shown.status, shown.body) == (200, b'{"table":{}}')
+    assert shown.headers["Content-Type"] == "application/json"
+
+
 def test_the_other_pages_answer_as_recorded(serve: Start) -> None:
     """Source: the recorded endpoints of the reference."""
     port = Port(serve)
@@ -180,7 +200,7 @@ def from_elsewhere(path: str, **options: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "path", ["/quitquitquit", "/drain", "/restart", "/status", "/debug/ndsz", "/debug/pprof/"]
+    "path", ["/quitquitquit", "/drain", "/restart", "/status", "/debug/ndsz", "/debug/pprof/", "/dns"]
 )
 def test_what_shows_or_changes_the_agent_is_for_loopback_alone(path: str) -> None:
     assert from_elsewhere(path) == 403
