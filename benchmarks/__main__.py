@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import latency, memory, startup
+from benchmarks import dns, latency, memory, startup
 
-_QUESTIONS: Final = {"memory": memory.run, "startup": startup.run, "latency": latency.run}
+_QUESTIONS: Final = {"memory": memory.run, "startup": startup.run, "latency": latency.run, "dns": dns.run}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -138,12 +138,12 @@ def test_no_query_is_lost_while_dns_is_killed_again_and_again(dns_world: DnsWorl
         ready(dns_world)
         with Asking(dns_world.client, "details.default.") as asking:
             wait_for(lambda: len(asking.took_s) > 50, what="answers")
-            for _ in range(5):
+            for _ in range(2):  # more would be a crash loop, which is slowed down
                 kill(dns_world, "dns")
                 seen = len(asking.took_s)
                 wait_for(lambda seen=seen: len(asking.took_s) > seen + 20, what="answers again")  # type: ignore[misc]
         assert asking.wrong == []
-        assert asking.lost <= 5  # one that was read and not answered yet dies with its reader
+        assert asking.lost <= 2  # one that was read and not answered yet dies with its reader
         assert dns_world.client.addresses("istio.io.") == ["5.6.7.8"]
 
 
