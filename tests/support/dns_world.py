@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Self
+from typing import Any, Self
 
 import dns.exception
 import dns.message
@@ -85,8 +85,8 @@ def own_resolv_conf(directory: Path, text: str) -> tuple[str, ...]:
     return ("unshare", "-m", "sh", "-c", f'mount --bind {conf} /etc/resolv.conf && exec "$@"', "sh")
 
 
-def dns_settings(directory: Path, server: SmallResolver) -> tuple[int, dict[str, object]]:
-    """Return the proxy's port and what an agent with it is made with."""
+def dns_settings(directory: Path, server: SmallResolver) -> tuple[int, dict[str, Any]]:
+    """Return the proxy's port and what an agent with it is made with: its keyword arguments."""
     port = free_dns_port()
     search = "default.svc.cluster.local svc.cluster.local cluster.local"
     prefix = own_resolv_conf(directory, f"nameserver {server.host}\nsearch {search}\n")
