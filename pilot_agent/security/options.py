@@ -25,6 +25,9 @@ ISTIOD_ROOT: Final = "var/run/secrets/istio/root-cert.pem"
 TOKEN: Final = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # a path
 CRL: Final = "/var/run/secrets/istio/crl/ca-crl.pem"
 
+_SETTINGS, _FRAME_HEADER_BYTES = 4, 9
+_HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0))
+
 _log = get_logger()
 
 
@@ -176,13 +179,16 @@ def _is_special(path: Path) -> bool:
 
 
 def _answers(path: Path) -> bool:
+    """Return whether a gRPC server answers there within a second: HTTP/2's preface with its SETTINGS."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
+            probe.sendall(_HTTP2_PREFACE)
+            answer = probe.recv(_FRAME_HEADER_BYTES, socket.MSG_WAITALL)
         except OSError:
             return False
-    return True
+    return len(answer) == _FRAME_HEADER_BYTES and answer[3] == _SETTINGS
 
 
 def _files(environment: Environment) -> tuple[CertificateFiles, bool]:

@@ -8,12 +8,13 @@ import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import grpc
 
 from pilot_agent.log import get_logger
-from pilot_agent.security.sds_session import Serving, Session, StreamFailedError
+from pilot_agent.security.sds_session import DELTA, SOTW, Serving, Session, StreamFailedError, Variant
 from pilot_agent.security.secret_store import WaitEndedError
 from pilot_agent.sockets import BoundSocket, bind_unix
 
@@ -72,14 +73,19 @@ class SdsServer:
         self._server.stop(grace_s).wait(grace_s + 1.0)
 
     def _handlers(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
-        stream = grpc.stream_stream_rpc_method_handler(self._stream)
-        delta = grpc.stream_stream_rpc_method_handler(_not_implemented_stream)
-        fetch = grpc.unary_unary_rpc_method_handler(_not_implemented)
-        methods = {"StreamSecrets": stream, "DeltaSecrets": delta, "FetchSecrets": fetch}
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "StreamSecrets": grpc.stream_stream_rpc_method_handler(partial(self._stream, SOTW)),
+                "DeltaSecrets": grpc.stream_stream_rpc_method_handler(partial(self._stream, DELTA)),
+                "FetchSecrets": grpc.unary_unary_rpc_method_handler(self._fetch),
+            },
+        )
 
-    def _stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        session = Session(next(self._numbers), self._serving)
+    def _stream(
+        self, variant: Variant, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        session = Session(next(self._numbers), self._serving, variant)
         with self._lock:
             self._sessions.add(session)
         context.add_callback(session.end)
@@ -97,12 +103,13 @@ class SdsServer:
                 self._sessions.discard(session)
             _log.info(f'ADS: "" {session.number} terminated')
 
-
-def _not_implemented(_request: bytes, context: grpc.ServicerContext) -> bytes:
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "FetchSecrets not implemented")
-    raise AssertionError  # abort raises
-
-
-def _not_implemented_stream(_requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-    context.abort(grpc.StatusCode.UNIMPLEMENTED, "DeltaSecrets not implemented")
-    yield b""
+    def _fetch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        session = Session(next(self._numbers), self._serving)
+        context.add_callback(session.end)
+        try:
+            return session.fetch(request)
+        except WaitEndedError:
+            context.abort(grpc.StatusCode.CANCELLED, "the caller is gone, or the agent ends")
+        except StreamFailedError as failure:
+            context.abort(failure.code, failure.text)
+        raise AssertionError  # abort raises

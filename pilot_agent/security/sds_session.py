@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import grpc
 import msgspec
@@ -19,13 +19,21 @@ from pilot_agent.log import get_logger
 from pilot_agent.security.errors import SecurityError
 from pilot_agent.security.material import Material
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
+from pilot_agent.security.sds_delta import (
+    DeltaRequest,
+    decode_delta_request,
+    encode_delta_response,
+    react_delta,
+)
 from pilot_agent.security.sds_stream import (
     NEW_STREAM,
     Ack,
     MissingNode,
     Nack,
+    Reaction,
     Respond,
     Stale,
+    Subscription,
     Unsubscribe,
     react,
     sent,
@@ -63,6 +71,32 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     count: Count
 
 
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """How one kind of stream is read, understood and written."""
+
+    decode: Callable[[bytes], Any]  # Any: its own kind of request, which `react` understands
+    react: Callable[[Subscription, Any], tuple[Subscription, Reaction]]
+    encode: Callable[[str, str, "Served"], bytes]  # version_info, nonce, secrets
+
+
+Served = list[tuple[str, str, bytes]]
+"""Resource name, version, encoded Secret."""
+
+
+def _encode_sotw(version_info: str, nonce: str, secrets: Served) -> bytes:
+    return encode_response(
+        version_info=version_info, nonce=nonce, secrets=(secret for _, _, secret in secrets)
+    )
+
+
+def _encode_delta(version_info: str, nonce: str, secrets: Served) -> bytes:
+    return encode_delta_response(version_info=version_info, nonce=nonce, secrets=secrets)
+
+
+SOTW: Final = Variant(decode=decode_request, react=react, encode=_encode_sotw)
+DELTA: Final = Variant(decode=decode_delta_request, react=react_delta, encode=_encode_delta)
+
+
 class _Changed(msgspec.Struct, frozen=True, kw_only=True):
     """New material of this name is in the store."""
 
@@ -72,8 +106,8 @@ class _Changed(msgspec.Struct, frozen=True, kw_only=True):
 class Session:
     """The state of one stream; `number` names it in the log."""
 
-    def __init__(self, number: int, serving: Serving) -> None:
-        self.number, self._serving = number, serving
+    def __init__(self, number: int, serving: Serving, variant: Variant = SOTW) -> None:
+        self.number, self._serving, self._variant = number, serving, variant
         self._inbox: queue.SimpleQueue[bytes | _Changed | None] = queue.SimpleQueue()
         self._subscription = NEW_STREAM
         self._served: dict[str, str] = {}  # resource name → version_info
@@ -108,8 +142,19 @@ class Session:
         """
         while (event := self._inbox.get()) is not None:
             names = self._names_changed(event) if isinstance(event, _Changed) else self._names_asked(event)
-            if names:
-                yield self._response(names)
+            if names and (response := self._response(names)):
+                yield response
+
+    def fetch(self, data: bytes) -> bytes:
+        """Return the answer to one request without a stream (FetchSecrets).
+
+        Raises:
+            StreamFailedError, WaitEndedError: as `responses`.
+        """
+        names = self._names_asked(data)
+        if not names:
+            raise StreamFailedError(grpc.StatusCode.INVALID_ARGUMENT, "no resource names")
+        return self._response(names)
 
     def _names_changed(self, event: _Changed) -> tuple[str, ...]:
         current = self._serving.store.current(event.material)
@@ -121,19 +166,25 @@ class Session:
             and self._served.get(name) != current.version_info
         )
 
-    def _names_asked(self, data: bytes) -> tuple[str, ...]:
+    def _request(self, data: bytes) -> DiscoveryRequest | DeltaRequest:
         try:
-            request = decode_request(data)
+            found: DiscoveryRequest | DeltaRequest = self._variant.decode(data)
         except WireError as error:
             raise StreamFailedError(
                 grpc.StatusCode.INTERNAL, f"grpc: error unmarshalling request: {error}"
             ) from error
+        return found
+
+    def _names_asked(self, data: bytes) -> tuple[str, ...]:
+        request = self._request(data)
         was_identified = self._subscription.identified
-        self._subscription, reaction = react(self._subscription, request)
+        self._subscription, reaction = self._variant.react(self._subscription, request)
         if self._subscription.identified and not was_identified:
             _log.info(f"ADS: new connection for node:{self.number}")
         match reaction:
-            case Respond(resource_names=names, initial=initial):
+            case Respond(resource_names=names, initial=initial, known=known):
+                self._forget(names)
+                self._served |= known
                 verb = "INIT/RECONNECT" if initial else "RESOURCE CHANGE"
                 self._debug(verb, request)
                 return names
@@ -148,26 +199,35 @@ class Session:
             case Stale(got=got, expected=expected):
                 self._serving.count("pilot_xds_expired_nonce", type="sds")
                 _log.debug(f"ADS:SDS: REQ {self.number} Expired nonce received {got}, sent {expected}")
-            case Unsubscribe():
-                self._served.clear()
+            case Unsubscribe(resource_names=gone):
+                self._forget(gone or tuple(self._served))
                 self._debug("UNSUBSCRIBE", request)
             case _:
                 pass
         return ()
 
-    def _debug(self, verb: str, request: DiscoveryRequest) -> None:
+    def _forget(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            self._served.pop(name, None)
+
+    def _debug(self, verb: str, request: DiscoveryRequest | DeltaRequest) -> None:
         if _log.enabled("debug"):
-            _log.debug(f"ADS:SDS: {verb} {self.number} {request.version_info} {request.response_nonce}")
+            version_info = request.version_info if isinstance(request, DiscoveryRequest) else ""
+            _log.debug(f"ADS:SDS: {verb} {self.number} {version_info} {request.response_nonce}")
 
     def _response(self, names: tuple[str, ...]) -> bytes:
-        found = [(name, self._material(name)) for name in names]
+        """Return what is new of these names to the client; empty if nothing is (delta alone)."""
+        materials = ((name, self._material(name)) for name in names)
+        found = [(name, made) for name, made in materials if self._served.get(name) != made.version_info]
+        if not found:
+            return b""
         nonce = str(uuid.uuid4())
         self._subscription = sent(self._subscription, nonce)
         self._served |= {name: material.version_info for name, material in found}
-        return encode_response(
-            version_info=max((material.version_info for _, material in found), key=_version_number),
-            nonce=nonce,
-            secrets=(self._serving.encode(name, material) for name, material in found),
+        return self._variant.encode(
+            max((material.version_info for _, material in found), key=_version_number),
+            nonce,
+            [(name, material.version_info, self._serving.encode(name, material)) for name, material in found],
         )
 
     def _material(self, name: str) -> Material:

@@ -28,6 +28,7 @@ class Respond(msgspec.Struct, frozen=True, kw_only=True):
 
     resource_names: tuple[str, ...]
     initial: bool  # a subscription from scratch, not an addition
+    known: dict[str, str] = {}  # delta: name → version that the client has; not sent again
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +50,9 @@ class Stale(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unsubscribe(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing is wanted any more."""
+    """Nothing is wanted any more; delta: these are not."""
+
+    resource_names: tuple[str, ...] = ()
 
 
 class Ignore(msgspec.Struct, frozen=True, kw_only=True):

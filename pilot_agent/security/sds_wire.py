@@ -13,7 +13,7 @@ from pilot_agent.wire import WireError, bytes_field, fields, message, text_field
 
 SECRET_TYPE: Final = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105
 HEALTH_TYPE: Final = "type.googleapis.com/istio.v1.HealthInformation"
-_BYTES: Final = 2
+WIRE_BYTES: Final = 2
 _PROVIDERS: Final = {"cryptomb": "CryptoMb", "qat": "Qat"}
 
 
@@ -38,22 +38,22 @@ def decode_request(data: bytes) -> DiscoveryRequest:
     members: dict[str, Any] = {}  # Any: the keyword arguments of DiscoveryRequest
     names: list[str] = []
     for part in fields(data):
-        if part.wire_type != _BYTES:
+        if part.wire_type != WIRE_BYTES:
             continue
         match part.number:
             case 1:
-                members["version_info"] = _text(data, part.start, part.end)
+                members["version_info"] = text_of(data, part.start, part.end)
             case 2:
-                members["node_id"] = _text_at(data, part.start, part.end, 1)
+                members["node_id"] = text_at(data, part.start, part.end, 1)
             case 3:
-                names.append(_text(data, part.start, part.end))
+                names.append(text_of(data, part.start, part.end))
             case 4:
-                members["type_url"] = _text(data, part.start, part.end)
+                members["type_url"] = text_of(data, part.start, part.end)
             case 5:
-                members["response_nonce"] = _text(data, part.start, part.end)
+                members["response_nonce"] = text_of(data, part.start, part.end)
             case 6:
-                members["error_message"] = _text_at(data, part.start, part.end, 2)
-                members["error_code"] = _number_at(data, part.start, part.end, 1)
+                members["error_message"] = text_at(data, part.start, part.end, 2)
+                members["error_code"] = number_at(data, part.start, part.end, 1)
             case _:
                 pass
     return DiscoveryRequest(resource_names=tuple(names), **members)
@@ -61,7 +61,7 @@ def decode_request(data: bytes) -> DiscoveryRequest:
 
 def encode_response(*, version_info: str, nonce: str, secrets: Iterable[bytes]) -> bytes:
     """Return a DiscoveryResponse with these encoded Secrets."""
-    packed = (bytes_field(2, _any(SECRET_TYPE, secret)) for secret in secrets)
+    packed = (bytes_field(2, packed_any(SECRET_TYPE, secret)) for secret in secrets)
     return message(text_field(1, version_info), *packed, text_field(4, SECRET_TYPE), text_field(5, nonce))
 
 
@@ -91,29 +91,39 @@ def _provider(key_pem: bytes, provider: Mapping[str, Any]) -> bytes:
         f"{_PROVIDERS[name]}PrivateKeyMethodConfig"
     )
     fallback = varint_field(4, 1) if settings.get("fallback") else b""
-    return message(text_field(1, name), bytes_field(3, _any(type_url, config)), fallback)
+    return message(text_field(1, name), bytes_field(3, packed_any(type_url, config)), fallback)
 
 
 def _inline(data: bytes) -> bytes:
     return bytes_field(2, data)
 
 
-def _any(type_url: str, value: bytes) -> bytes:
+def packed_any(type_url: str, value: bytes) -> bytes:
+    """Return an Any."""
     return message(text_field(1, type_url), bytes_field(2, value))
 
 
-def _text(data: bytes, start: int, end: int) -> str:
+def text_of(data: bytes, start: int, end: int) -> str:
+    """Return a field's text.
+
+    Raises:
+        WireError: it is no UTF-8.
+    """
     try:
         return data[start:end].decode()
     except UnicodeDecodeError as error:
         raise WireError(f"string at offset {start} is no UTF-8") from error
 
 
-def _text_at(data: bytes, start: int, end: int, number: int) -> str:
-    found = [part for part in fields(data, start, end) if part.number == number and part.wire_type == _BYTES]
-    return _text(data, found[-1].start, found[-1].end) if found else ""
+def text_at(data: bytes, start: int, end: int, number: int) -> str:
+    """Return text field `number` of the message between `start` and `end`."""
+    found = [
+        part for part in fields(data, start, end) if part.number == number and part.wire_type == WIRE_BYTES
+    ]
+    return text_of(data, found[-1].start, found[-1].end) if found else ""
 
 
-def _number_at(data: bytes, start: int, end: int, number: int) -> int:
+def number_at(data: bytes, start: int, end: int, number: int) -> int:
+    """Return varint field `number` of the message between `start` and `end`."""
     found = [part.value for part in fields(data, start, end) if part.number == number and not part.wire_type]
     return found[-1] if found else 0

@@ -1,8 +1,10 @@
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 from pilot_agent.environment import Environment
@@ -149,10 +151,11 @@ def test_files_alone_need_no_ca() -> None:
 @pytest.fixture
 def somebody_serves() -> Iterator[None]:
     Path(IDENTITY_DIRECTORY).mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as other:
-        other.bind(f"{IDENTITY_DIRECTORY}/spire")
-        other.listen()
-        yield
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_insecure_port(f"unix:{IDENTITY_DIRECTORY}/spire")
+    server.start()
+    yield
+    server.stop(None).wait()
 
 
 @pytest.mark.usefixtures("somebody_serves")
@@ -161,6 +164,16 @@ def test_an_sds_server_of_somebody_else_is_left_in_charge() -> None:
     assert options.external_sds
     assert options.ca is None
     assert options.socket_path == FILES_SOCKET
+
+
+def test_a_listener_that_does_not_speak_grpc_is_no_sds_server() -> None:
+    Path(IDENTITY_DIRECTORY).mkdir(parents=True)
+    path = f"{IDENTITY_DIRECTORY}/socket"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(path)
+        silent.listen()
+        assert not build().external_sds
+    assert not os.path.lexists(path)
 
 
 def test_where_no_socket_is_nothing_needs_to_be_removed_or_writable() -> None:

@@ -1,13 +1,24 @@
 import os
+import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+from envoy.config.core.v3.base_pb2 import Node
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from envoy.service.discovery.v3.discovery_pb2 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    DiscoveryRequest,
+    DiscoveryResponse,
+)
+from google.rpc.status_pb2 import Status
 
 from pilot_agent.security.material import Material
 from pilot_agent.security.resource_names import ROOTS, is_roots, material_name
@@ -242,17 +253,115 @@ def test_a_stream_that_envoy_ends_is_over_with_ok_even_while_it_waits(
     eventually(lambda: bench.server.streams() == 0)
 
 
-def test_delta_and_fetch_are_unimplemented(bench: Bench, client: SdsClient) -> None:
-    assert client.stream("DeltaSecrets").status() == (
-        grpc.StatusCode.UNIMPLEMENTED,
-        "DeltaSecrets not implemented",
-    )
+SERVICE = "/envoy.service.secret.v3.SecretDiscoveryService/"
+
+
+def fetched(client: SdsClient, *names: str, node: str = "a") -> dict[str, Secret]:
+    request = DiscoveryRequest(node=Node(id=node), resource_names=names)
     fetch = client.channel.unary_unary(
-        "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets", lambda data: data, lambda data: data
+        f"{SERVICE}FetchSecrets", DiscoveryRequest.SerializeToString, DiscoveryResponse.FromString
     )
-    with pytest.raises(grpc.RpcError) as refusal:
-        fetch(b"", timeout=5.0)
-    assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    found = {}
+    for packed in fetch(request, timeout=5.0).resources:
+        secret = Secret()
+        assert packed.Unpack(secret)
+        found[secret.name] = secret
+    return found
+
+
+def test_fetch_answers_once_and_waits_for_what_is_missing(bench: Bench, client: SdsClient) -> None:
+    bench.put(roots(1))
+    bench.on_ask = lambda _name: bench.put(pair(2))
+    found = fetched(client, "default", ROOTS)
+    assert found["default"].tls_certificate.private_key.inline_bytes == b"key 2"
+    assert found[ROOTS].validation_context.trusted_ca.inline_bytes == b"roots 1"
+    for node, names, code in (("", ["default"], "INVALID_ARGUMENT"), ("a", [], "INVALID_ARGUMENT")):
+        with pytest.raises(grpc.RpcError) as refusal:
+            fetched(client, *names, node=node)
+        assert refusal.value.code().name == code
+    bench.on_ask = lambda name: bench.store.fail(name, "no such file")
+    with pytest.raises(grpc.RpcError, match="failed to generate secret for file-root:/x: no such file"):
+        fetched(client, "file-root:/x")
+
+
+class DeltaClient:
+    """One DeltaSecrets stream as Envoy is one."""
+
+    def __init__(self, client: SdsClient) -> None:
+        self._out: queue.SimpleQueue[DeltaDiscoveryRequest | None] = queue.SimpleQueue()
+        self.call: Any = client.channel.stream_stream(
+            f"{SERVICE}DeltaSecrets",
+            DeltaDiscoveryRequest.SerializeToString,
+            DeltaDiscoveryResponse.FromString,
+        )(iter(self._out.get, None), timeout=20.0)
+
+    def send(self, **members: Any) -> None:
+        self._out.put(DeltaDiscoveryRequest(node=Node(id="a"), **members))
+
+    def versions(self) -> dict[str, str]:
+        """Return the next response's resources, name to version, and ACK it."""
+        response = next(self.call)
+        assert response.type_url == SECRET_TYPE
+        for resource in response.resources:
+            secret = Secret()
+            assert resource.resource.Unpack(secret)
+            assert secret.name == resource.name
+        self.send(response_nonce=response.nonce)
+        return {resource.name: resource.version.rpartition("/")[2] for resource in response.resources}
+
+    def close(self) -> None:
+        self._out.put(None)
+
+
+def test_delta_sends_what_is_subscribed_to_and_then_what_changes(bench: Bench, client: SdsClient) -> None:
+    bench.put(pair(1))
+    bench.put(roots(2))
+    stream = DeltaClient(client)
+    stream.send(resource_names_subscribe=["default"])
+    assert stream.versions() == {"default": "1"}
+    stream.send(resource_names_subscribe=[ROOTS])
+    assert stream.versions() == {ROOTS: "2"}
+    bench.put(pair(3))
+    assert stream.versions() == {"default": "3"}
+    stream.send(resource_names_unsubscribe=["default"])
+    stream.send(resource_names_subscribe=[ROOTS])  # again: it is sent again
+    assert stream.versions() == {ROOTS: "2"}
+    bench.put(pair(4))
+    bench.put(roots(5))
+    assert stream.versions() == {ROOTS: "5"}  # and nothing of what was unsubscribed from
+    stream.send(response_nonce="x", error_detail=Status(code=13, message="bad"))
+    eventually(lambda: bench.counts["pilot_total_xds_rejects"] == 1)
+    stream.close()
+    assert list(stream.call) == []
+    assert stream.call.code() is grpc.StatusCode.OK
+
+
+def test_a_delta_client_that_comes_back_gets_only_what_it_does_not_have(
+    bench: Bench, client: SdsClient
+) -> None:
+    bench.put(pair(1))
+    bench.put(roots(2))
+    stream = DeltaClient(client)
+    known = {"default": pair(1).version_info, ROOTS: "old"}
+    stream.send(resource_names_subscribe=["default", ROOTS], initial_resource_versions=known)
+    assert stream.versions() == {ROOTS: "2"}
+    bench.put(pair(3))
+    assert stream.versions() == {"default": "3"}
+    stream.close()
+
+
+def test_a_delta_stream_without_a_node_or_with_what_cannot_be_made_ends(
+    bench: Bench, client: SdsClient
+) -> None:
+    nobody: Any = client.channel.stream_stream(f"{SERVICE}DeltaSecrets", None, None)(iter([b""]), timeout=5.0)
+    with pytest.raises(grpc.RpcError, match="missing node information"):
+        next(nobody)
+    bench.on_ask = lambda name: bench.store.fail(name, "no")
+    stream = DeltaClient(client)
+    stream.send(resource_names_subscribe=["file-root:/x"])
+    with pytest.raises(grpc.RpcError, match="failed to generate secret for file-root:/x: no"):
+        next(stream.call)
+    stream.close()
 
 
 def test_a_stream_above_the_limit_is_refused_and_not_left_waiting(
