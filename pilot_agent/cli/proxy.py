@@ -8,8 +8,10 @@ can begin; and `actors.tree`, which imports gRPC, comes last.
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pilot_agent.cli.alone import be_alone_in
 from pilot_agent.cli.command import Invocation
 from pilot_agent.cli.commands.proxy import ROLES
 from pilot_agent.cli.errors import CliError
@@ -56,7 +58,14 @@ def run(invocation: Invocation) -> int:
     finally:
         for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
             _log.warn(warning)
+    be_alone_in(_config_path(settings))  # before anything is written; the descriptor lives with this process
     return _run_tree(settings, prestarted, service_manager)
+
+
+def _config_path(settings: tuple[object, ...]) -> Path:
+    from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
+
+    return Path(next(topic.config_path for topic in settings if isinstance(topic, EnvoyOptions)))
 
 
 def _end_at_once_on_signals() -> None:
