@@ -1,0 +1,56 @@
+"""The values and annotations of `deploy/mesh`, held against what the injector rendered from the like."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[3]
+MESH = REPOSITORY / "deploy" / "mesh"
+IMAGE = "HUB/python-agent:TAG"
+
+
+def read(path: Path) -> Any:  # Any: YAML
+    return yaml.safe_load(path.read_text())
+
+
+def rendered(name: str) -> Any:  # Any: YAML
+    return read(REPOSITORY / "tests" / "data" / "pods" / f"{name}.yaml")["spec"]["template"]
+
+
+def test_the_annotation_is_the_one_that_gave_both_containers_the_image() -> None:
+    ((name, value),) = read(MESH / "one-pod.yaml")["spec"]["template"]["metadata"]["annotations"].items()
+    template = rendered("sidecar-proxy-image")
+    assert template["metadata"]["annotations"][name] == value == IMAGE
+    assert "/" in value  # or it is ignored in silence
+    containers = [*template["spec"]["initContainers"], *template["spec"]["containers"]]
+    ours = {one["name"]: one["image"] for one in containers if one["name"].startswith("istio-")}
+    assert ours == {"istio-init": IMAGE, "istio-proxy": IMAGE}
+
+
+def test_the_values_name_the_image_twice_in_full() -> None:
+    values = read(MESH / "values.yaml")
+    assert values == {"global": {"proxy": {"image": IMAGE}, "proxy_init": {"image": IMAGE}}}
+
+
+def test_every_rendered_container_leaves_the_command_to_the_image() -> None:
+    for file in sorted((REPOSITORY / "tests" / "data" / "pods").glob("*.yaml")):
+        spec = read(file)["spec"]["template"]["spec"]
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+            if container["name"].startswith("istio-"):
+                assert "command" not in container, file.name
+                assert container["args"][0] in ("proxy", "istio-iptables"), file.name
+
+
+def test_the_documents_name_files_that_are_there() -> None:
+    text = (REPOSITORY / "docs" / "INSTALL.md").read_text()
+    for name in (
+        "deploy/image/make-root",
+        "deploy/image/requirements.txt",
+        "deploy/image/lock-requirements",
+        "bin/build-single-file",
+        "deploy/vm/istio-start.sh",
+        "deploy/vm/istio.service",
+    ):
+        assert name in text
+        assert (REPOSITORY / name).is_file(), name
