@@ -21,7 +21,15 @@ from pilot_agent.wasm.in_flight import InFlight, Ticket
 from pilot_agent.wasm.index import LOCK
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.tally import Tally
-from pilot_agent.wasm.work import Count, RewriteRequest, encode, purge_answer, rewrite_answer
+from pilot_agent.wasm.work import (
+    Count,
+    PurgeRequest,
+    RewriteAnswer,
+    RewriteRequest,
+    encode,
+    purge_answer,
+    rewrite_answer,
+)
 from pilot_agent.xds.envelope import DeltaResponse, SotwResponse
 
 REWRITE: Final = "wasm"
@@ -67,6 +75,7 @@ class EcdsConversions:
         self._options = context.settings(WasmOptions)
         self._lock = threading.Lock()
         self._flights: dict[StreamId, InFlight] = {}
+        self._files: dict[StreamId, dict[str, str]] = {}  # what Envoy was given: resource → module's file
         self._queue: deque[_Job] = deque()
         self._running: dict[int, _Job] = {}  # worker id → what it works on
 
@@ -85,6 +94,7 @@ class EcdsConversions:
         with self._lock:
             flight = self._flights.setdefault(stream, InFlight(variant))
             ticket = flight.arrived(response, leg)
+            self._forget_files(stream, response)
             if not needs_rewriting(response):
                 self._count(_untouched(response.resource_count))
                 return flight.finished(ticket, body)
@@ -109,12 +119,16 @@ class EcdsConversions:
         with self._lock:
             for stream in [each for each in self._flights if is_gone(each)]:
                 del self._flights[stream]
+                self._files.pop(stream, None)
 
     def purge(self) -> None:
         """Have the cache looked through, and again after the interval."""
         self._wake_for_purge()
         if Path(self._options.directory, LOCK).exists():
-            self._context.run_worker(PURGE, encode(self._options), timeout_s=_PURGE_LIMIT_S)
+            with self._lock:
+                in_use = sorted({file for files in self._files.values() for file in files.values()})
+            request = PurgeRequest(options=self._options, in_use=in_use)
+            self._context.run_worker(PURGE, encode(request), timeout_s=_PURGE_LIMIT_S)
 
     def _run_next(self) -> None:
         """Start what waits, as far as workers are free; what nobody awaits any more is dropped. Locked."""
@@ -139,12 +153,26 @@ class EcdsConversions:
         if answer.rejected:
             self._rejected(job, answer.rejected)
             return
-        self._deliver(job.stream, job.ticket.leg, lambda: self._what_still_counts(job, answer.body))
+        self._deliver(job.stream, job.ticket.leg, lambda: self._what_still_counts(job, answer))
 
-    def _what_still_counts(self, job: _Job, body: bytes) -> bytes | None:
+    def _what_still_counts(self, job: _Job, answer: RewriteAnswer) -> bytes | None:
         with self._lock:
             flight = self._flights.get(job.stream)
-            return flight.finished(job.ticket, body) if flight is not None else None
+            body = flight.finished(job.ticket, answer.body) if flight is not None else None
+            if body is not None:
+                self._files.setdefault(job.stream, {}).update(answer.files)
+            return body
+
+    def _forget_files(self, stream: StreamId, response: SotwResponse | DeltaResponse) -> None:
+        """Note what Envoy will not use any more: in SotW a response is all there is. Locked."""
+        files = self._files.get(stream)
+        if files is None:
+            return
+        if isinstance(response, SotwResponse):
+            files.clear()
+            return
+        for name in response.removed:
+            files.pop(name.decode(errors="replace"), None)
 
     def _failed(self, job: _Job, error: str) -> None:
         """Have a worker that died do it again, once; then istiod is told."""

@@ -6,16 +6,14 @@ what it was when it came is fetched again. A resource version counts as known wh
 not when it was asked for.
 """
 
-import shutil
-import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -33,6 +31,7 @@ from pilot_agent.wasm.image_name import (
     scheme_of,
     without_userinfo,
 )
+from pilot_agent.wasm.incoming import incoming_folder, sweep
 from pilot_agent.wasm.index import Contents, Entry, Index, Tag
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.registry import Registry
@@ -41,8 +40,6 @@ from pilot_agent.wasm.unpack import is_module
 from pilot_agent.wasm.web import Web
 
 Policy = Literal["UNSPECIFIED_POLICY", "IfNotPresent", "Always"]
-INCOMING: Final = ".wasm-incoming-"
-_INCOMING_EXPIRY_S: Final = 3600.0
 _log = get_logger("wasm")
 
 
@@ -116,18 +113,19 @@ class Cache:
             self._tally.fetch(FetchError.fetch_result)
             raise WasmError(f"wasm module {wanted.shown} cannot be kept in {self._root}: {error}") from error
 
-    def purge(self) -> int:
-        """Delete what was not used for the expiry, or nobody knows; return how many modules are left."""
+    def purge(self, in_use: Collection[str] = ()) -> int:
+        """Delete what was not used for the expiry, or nobody knows; return how many modules are left.
+
+        Files that Envoy was given last (`in_use`) count as used now: a new Envoy may be told of them.
+        """
         if not self._root.is_dir():
             return 0
-        left = self._index.update(self._purge_table)
+        left = self._index.update(lambda contents: self._purge_table(contents, frozenset(in_use)))
         known = set(self._paths(left))
         for path in self._root.glob("[0-9a-f]*/*.wasm"):
             if path not in known and self._is_old(path, self._options.module_expiry_s):
                 _remove(path)
-        for directory in self._root.glob(f"{INCOMING}*"):
-            if self._is_old(directory, _INCOMING_EXPIRY_S):
-                shutil.rmtree(directory, ignore_errors=True)
+        sweep(self._root)
         return left.count()
 
     @contextmanager
@@ -186,8 +184,9 @@ class Cache:
 
     def _fetched(self, wanted: Wanted, deadline: Deadline) -> Path:
         self._root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=INCOMING, dir=self._root) as incoming:
-            file = Path(incoming, "module")
+        sweep(self._root)
+        with incoming_folder(self._root) as folder:
+            file = folder / "module"
             if scheme_of(wanted.url) == "oci":
                 return self._from_registry(wanted, file, deadline)
             return self._from_http(wanted, file, deadline)
@@ -257,9 +256,12 @@ class Cache:
             for checksum in entries:
                 yield self._path(name, checksum)
 
-    def _purge_table(self, contents: Contents) -> Contents:
+    def _purge_table(self, contents: Contents, in_use: frozenset[str]) -> Contents:
         before_s = self._now_s() - self._options.module_expiry_s
         for name, entries in list(contents.modules.items()):
+            for checksum, entry in entries.items():
+                if str(self._path(name, checksum)) in in_use:
+                    entry.touched_unix_s = self._now_s()
             for checksum in [key for key, entry in entries.items() if entry.touched_unix_s < before_s]:
                 _remove(self._path(name, checksum))
                 contents.drop(name, checksum)

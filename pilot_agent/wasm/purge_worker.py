@@ -3,13 +3,13 @@
 import msgspec
 
 from pilot_agent.wasm.cache import Cache
-from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.tally import Tally
 from pilot_agent.wasm.web import web_of
-from pilot_agent.wasm.work import PurgeAnswer, encode
+from pilot_agent.wasm.work import PurgeAnswer, PurgeRequest, encode
 
 
-def purge(options: bytes) -> bytes:
-    """Take encoded WasmOptions, return an encoded PurgeAnswer."""
-    decoded = msgspec.msgpack.decode(options, type=WasmOptions)
-    return encode(PurgeAnswer(cache_entries=Cache(decoded, web_of(decoded), Tally()).purge()))
+def purge(request: bytes) -> bytes:
+    """Take an encoded PurgeRequest, return an encoded PurgeAnswer."""
+    wanted = msgspec.msgpack.decode(request, type=PurgeRequest)
+    cache = Cache(wanted.options, web_of(wanted.options), Tally())
+    return encode(PurgeAnswer(cache_entries=cache.purge(wanted.in_use)))

@@ -39,6 +39,14 @@ class RewriteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     rejected: str  # the text for istiod; empty when converted
     counts: list[Count]
     cache_entries: int
+    files: dict[str, str]  # name of a resource → file of its module
+
+
+class PurgeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Look through the cache."""
+
+    options: WasmOptions
+    in_use: list[str]  # files that Envoy was given last
 
 
 class PurgeAnswer(msgspec.Struct, frozen=True, kw_only=True):

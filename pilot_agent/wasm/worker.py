@@ -34,8 +34,12 @@ def rewritten(request: RewriteRequest, cache: Cache, tally: Tally) -> RewriteAns
     began_s = time.monotonic()
     end = Deadline(request.limit_s)
 
+    files: dict[str, str] = {}
+
     def get_module(wanted: Wanted, timeout_s: float) -> Path:
-        return cache.get(wanted, Deadline(min(timeout_s, end.left_s())))
+        path = cache.get(wanted, Deadline(min(timeout_s, end.left_s())))
+        files[wanted.resource] = str(path)
+        return path
 
     def one(entry: bytes) -> bytes | RejectedError:
         try:
@@ -58,6 +62,7 @@ def rewritten(request: RewriteRequest, cache: Cache, tally: Tally) -> RewriteAns
         rejected=_joined(errors),
         counts=tally.counts,
         cache_entries=cache.count(),
+        files=files,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
 
@@ -14,7 +15,7 @@ from actors.runtime.context import WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.wasm.index import LOCK
 from pilot_agent.wasm.options import WasmOptions
-from pilot_agent.wasm.work import Count, PurgeAnswer, RewriteAnswer, encode
+from pilot_agent.wasm.work import Count, PurgeAnswer, PurgeRequest, RewriteAnswer, encode
 from pilot_agent.xds.envelope import DeltaResponse, SotwResponse, read_delta_response, read_sotw_response
 from pilot_agent.xds.type_urls import ECDS
 from tests.support.context import FakeContext
@@ -58,10 +59,18 @@ class Rig:
         return self.conversions.take(stream, "sotw", leg, told("sotw", nonce, **filters))
 
     def finish(
-        self, worker_id: int, *, body: bytes = _FLIGHT_BODY, rejected: str = "", error: str = ""
+        self,
+        worker_id: int,
+        *,
+        body: bytes = _FLIGHT_BODY,
+        rejected: str = "",
+        error: str = "",
+        files: dict[str, str] | None = None,
     ) -> None:
         counts = [Count("wasm_config_conversion_count", 1.0, {"result": "success"})]
-        answer = RewriteAnswer(body=body, rejected=rejected, counts=counts, cache_entries=3)
+        answer = RewriteAnswer(
+            body=body, rejected=rejected, counts=counts, cache_entries=3, files=files or {}
+        )
         result = None if error else encode(answer)
         self.conversions.finished(
             WorkerFinished(worker_id=worker_id, kind=REWRITE, result=result, error=error)
@@ -217,3 +226,34 @@ def test_the_cache_is_looked_through_after_each_interval_if_there_is_one(tmp_pat
     rig.conversions.finished(done)
     assert rig.context.counters["wasm_cache_entries"] == 2
     rig.conversions.finished(WorkerFinished(worker_id=2, kind=PURGE, result=None, error="killed by signal 9"))
+
+
+def in_use(rig: Rig) -> list[str]:
+    """Return the files that a purge would be told to keep."""
+    Path(rig.conversions._options.directory, LOCK).touch()
+    rig.conversions.purge()
+    _, kind, request = rig.context.started.pop()
+    assert kind == PURGE
+    return msgspec.msgpack.decode(request, type=PurgeRequest).in_use
+
+
+def test_what_envoy_was_given_last_is_kept_from_the_purge(rig: Rig) -> None:
+    rig.take("1", a=WASM, b=WASM)
+    assert in_use(rig) == []
+    rig.finish(1, files={"a": "/1", "b": "/2"})
+    assert in_use(rig) == ["/1", "/2"]
+    rig.take("2", a=WASM)  # in SotW that is all there is
+    rig.finish(2, files={"a": "/3"})
+    assert in_use(rig) == ["/3"]
+    rig.conversions.closed(lambda stream: True)
+    assert in_use(rig) == []
+
+
+def test_in_delta_a_file_is_in_use_until_its_resource_is_removed(rig: Rig) -> None:
+    first = told("delta", "1", a=WASM, b=WASM)
+    rig.conversions.take(STREAM, "delta", 1, first)
+    rig.finish(1, body=first.spans.data, files={"a": "/1", "b": "/2"})
+    removed = response("delta", ECDS, "2")
+    removed.removed_resources.append("a")
+    rig.conversions.take(STREAM, "delta", 1, read_delta_response(removed.SerializeToString()))
+    assert in_use(rig) == ["/2"]

@@ -1,6 +1,7 @@
 """A real Wasm module, named in ECDS, fetched by the agent and run by a real Envoy."""
 
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -213,6 +214,21 @@ def test_a_module_outlives_the_agent_and_is_used_without_its_source(
         agent.wait_ready()
         world.wait_header("one")
     assert site.count("/one.wasm") == 1
+
+
+def test_a_hot_restart_has_the_new_envoy_run_the_module_without_another_fetch(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_header("one")
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: agent.restart_epoch() == 1, within_s=20, what="epoch 1")
+    agent.wait_ready()
+    world.wait_header("one")
+    assert site.count("/one.wasm") == 1
+    assert world.istiod.observed.nack_messages() == []
 
 
 def test_the_death_of_the_upstream_half_costs_no_module_and_no_answer(

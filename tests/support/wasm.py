@@ -88,7 +88,7 @@ class CacheRig:
 
     def left_over(self) -> list[Path]:
         """Return what a fetch should have cleaned up."""
-        return list(self.directory.glob(".*"))
+        return sorted(self.directory.glob(".*"))
 
 
 def plugin(

@@ -277,12 +277,10 @@ def test_an_images_tag_goes_with_it(rig: CacheRig, registry: OciRegistry) -> Non
 def test_what_nobody_knows_is_purged_when_it_is_old(rig: CacheRig, site: Site) -> None:
     path = rig.cache.get(Wanted(url=f"{site.url}/one.wasm"), soon())
     orphan, fresh = path.with_name("0" * 64 + ".wasm"), path.with_name("1" * 64 + ".wasm")
-    left_over = rig.directory / ".wasm-incoming-x"
-    left_over.mkdir()
     foreign = rig.directory / "envoy.prof"
-    for file in (orphan, fresh, foreign, left_over / "module"):
+    for file in (orphan, fresh, foreign):
         file.write_bytes(b"x")
-    for file in (orphan, foreign, left_over):
+    for file in (orphan, foreign):
         os.utime(file, (rig.now_s - 100_000, rig.now_s - 100_000))
     os.utime(fresh, (rig.now_s - 100, rig.now_s - 100))
     rig.cache.purge()
@@ -290,7 +288,34 @@ def test_what_nobody_knows_is_purged_when_it_is_old(rig: CacheRig, site: Site) -
     assert fresh.exists()
     assert foreign.exists()
     assert not orphan.exists()
-    assert not left_over.exists()
+
+
+def test_what_a_killed_fetch_left_behind_is_removed_and_what_a_living_one_needs_is_not(
+    rig: CacheRig, site: Site
+) -> None:
+    killed, living, young, old = (rig.directory / f".wasm-incoming-{name}" for name in "abcd")
+    for folder in (killed, living, young, old):
+        folder.mkdir(parents=True)
+    for folder in (killed, living):
+        (folder / "lock").touch()
+        (folder / "module").write_bytes(b"x" * 1000)
+    os.utime(old, (0, 0))
+    with (living / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rig.cache.get(Wanted(url=f"{site.url}/one.wasm"), soon())
+        assert rig.left_over() == sorted([living, young])
+    rig.cache.purge()
+    assert rig.left_over() == [young]
+
+
+def test_what_envoy_was_given_last_counts_as_used(rig: CacheRig, site: Site) -> None:
+    site.pages["/two.wasm"] = page(TWO)
+    one, two = (rig.cache.get(Wanted(url=f"{site.url}/{name}.wasm"), soon()) for name in ("one", "two"))
+    rig.now_s += 90_000
+    assert rig.cache.purge([str(one)]) == 1
+    assert (one.exists(), two.exists()) == (True, False)
+    rig.now_s += 80_000
+    assert rig.cache.purge() == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.extensions.filters.http.fault.v3 import fault_pb2
@@ -27,7 +26,14 @@ from pilot_agent.wasm.errors import FetchError, RejectedError
 from pilot_agent.wasm.filters import convert
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.purge_worker import purge
-from pilot_agent.wasm.work import RewriteAnswer, RewriteRequest, encode, purge_answer, rewrite_answer
+from pilot_agent.wasm.work import (
+    PurgeRequest,
+    RewriteAnswer,
+    RewriteRequest,
+    encode,
+    purge_answer,
+    rewrite_answer,
+)
 from pilot_agent.wasm.worker import rewrite
 from pilot_agent.wire import bytes_field
 from pilot_agent.xds.envelope import read_delta_response, read_sotw_response
@@ -337,6 +343,7 @@ def test_a_response_is_rewritten_in_place(tmp_path: Path, variant: str, site: Si
     del before.resources[:], after.resources[:]
     assert after == before
     assert answer.rejected == ""
+    assert answer.files == {"good": good.config.vm_config.code.local.filename}
     assert answer.cache_entries == 1
     assert results(answer) == {"success": 1, "no_remote_load": 1, "fetch_failure": 1}
 
@@ -401,12 +408,14 @@ def test_every_bucket_of_the_duration_is_counted(tmp_path: Path) -> None:
 
 def test_the_purge_worker_says_what_is_left(tmp_path: Path, site: Site) -> None:
     work(tmp_path, "sotw", sent("sotw", ("f", http_filter(plugin(f"{site.url}/x.wasm")))).SerializeToString())
-    kept = WasmOptions(directory=str(tmp_path / "data"))
-    assert purge_answer(purge(encode(kept))).cache_entries == 1
-    expired = msgspec.structs.replace(kept, module_expiry_s=-1.0)
-    assert purge_answer(purge(encode(expired))).cache_entries == 0
-    nothing = WasmOptions(directory=str(tmp_path / "none"))
-    assert purge_answer(purge(encode(nothing))).cache_entries == 0
+    assert purged(tmp_path / "data") == 1
+    assert purged(tmp_path / "data", module_expiry_s=-1.0) == 0
+    assert purged(tmp_path / "none") == 0
+
+
+def purged(directory: Path, **options: Any) -> int:
+    request = PurgeRequest(options=WasmOptions(directory=str(directory), **options), in_use=[])
+    return purge_answer(purge(encode(request))).cache_entries
 
 
 # The scan that decides whether a worker is needed.
