@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import dns, latency, memory, startup
+from benchmarks import dns, hot_restart, latency, memory, startup
 
-_QUESTIONS: Final = {"memory": memory.run, "startup": startup.run, "latency": latency.run, "dns": dns.run}
+_QUESTIONS: Final = {
+    "memory": memory.run,
+    "startup": startup.run,
+    "latency": latency.run,
+    "dns": dns.run,
+    "hot_restart": hot_restart.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
