@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import dns, hot_restart, latency, memory, startup
+from benchmarks import dns, envoy_killed, hot_restart, latency, memory, startup
 
 _QUESTIONS: Final = {
     "memory": memory.run,
@@ -15,6 +15,7 @@ _QUESTIONS: Final = {
     "latency": latency.run,
     "dns": dns.run,
     "hot_restart": hot_restart.run,
+    "envoy_killed": envoy_killed.run,
 }
 
 

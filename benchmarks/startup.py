@@ -44,14 +44,14 @@ def run(pairs: int = 15) -> Report:
     with short_directory() as directory, Istiod(mesh) as istiod:
         with _agent(istiod, directory / "first") as first:
             first.wait_ready()
-            taken = _Taken.of(first)
+            taken = Taken.of(first)
         _start_agent(istiod, directory / "warm")  # not counted: the page cache and the .pyc files
-        with _direct(mesh, istiod, taken, directory / "direct"):
+        with direct(mesh, istiod, taken, directory / "direct"):
             for at in range(pairs):
                 live_s, ready_s = _start_agent(istiod, directory / f"agent-{at}")
                 agents.append(live_s * 1e3)
                 through.append(ready_s * 1e3)
-                alone.append(_start_envoy(taken, directory / "direct") * 1e3)
+                alone.append(start_envoy(taken, directory / "direct") * 1e3)
     return _report(agents, through, alone)
 
 
@@ -73,8 +73,8 @@ def _report(agents: list[float], through: list[float], alone: list[float]) -> Re
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Taken:
-    """How the agent starts its Envoy."""
+class Taken:
+    """How the agent starts its Envoy; for other benchmarks too."""
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
@@ -101,25 +101,27 @@ def _start_agent(istiod: Istiod, directory: Path) -> tuple[float, float]:
     agent = _agent(istiod, directory)
     started = time.perf_counter()
     with agent:
-        live_s = _seconds_until(started, agent.admin_port, "/ready", b"LIVE")
-        return live_s, _seconds_until(started, agent.ready_port, "/healthz/ready", b" 200 ")
+        live_s = seconds_until(started, agent.admin_port, "/ready", b"LIVE")
+        return live_s, seconds_until(started, agent.ready_port, "/healthz/ready", b" 200 ")
 
 
-def _start_envoy(taken: _Taken, directory: Path) -> float:
+def start_envoy(taken: Taken, directory: Path) -> float:
+    """Return the seconds until an Envoy alone is LIVE."""
     with (directory / "envoy.log").open("ab") as log:
         started = time.perf_counter()
         envoy = subprocess.Popen(
             taken.command, cwd=directory, env=taken.environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        return _seconds_until(started, taken.admin_port, "/ready", b"LIVE")
+        return seconds_until(started, taken.admin_port, "/ready", b"LIVE")
     finally:
         envoy.kill()
         envoy.wait(10)
 
 
 @contextlib.contextmanager
-def _direct(mesh: Mesh, istiod: Istiod, taken: _Taken, directory: Path) -> Iterator[Direct]:
+def direct(mesh: Mesh, istiod: Istiod, taken: Taken, directory: Path) -> Iterator[Direct]:
+    """Serve ADS and SDS to an Envoy without an agent."""
     xds, sds = (directory / path for path in _SOCKETS)
     pair = istiod.authority.issue(mesh.spiffe_id(ACCOUNT))
     with Direct(mesh, xds=xds, sds=sds, identity=pair, root_pem=istiod.root_pem) as direct:
@@ -127,7 +129,8 @@ def _direct(mesh: Mesh, istiod: Istiod, taken: _Taken, directory: Path) -> Itera
         yield direct
 
 
-def _seconds_until(started: float, port: int, path: str, sign: bytes) -> float:
+def seconds_until(started: float, port: int, path: str, sign: bytes) -> float:
+    """Wait for a sign in the answer of a local port; return the seconds since `started` (perf_counter)."""
     while sign not in _ask(port, path):
         assert time.perf_counter() - started < _DEADLINE_S, f"port {port} {path}: not {sign!r} in time"
         time.sleep(_POLL_S)
