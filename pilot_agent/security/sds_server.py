@@ -1,26 +1,20 @@
-"""The SDS gRPC server on a Unix socket.
-
-Measured with 400 streams (200 secrets, two Envoys during a hot restart): 800 threads, 28 MB of private
-memory; two streams, the usual case: four threads. grpc.aio would bring asyncio into the process.
-"""
+"""The SDS gRPC server on a Unix socket: a thread for each stream, one for each connection."""
 
 import itertools
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
-import grpc
-
 from pilot_agent.log import get_logger
+from pilot_agent.rpc import Call, CallEnded, Code, Method, Requests, Server, iterating
 from pilot_agent.security.sds_session import DELTA, SOTW, Serving, Session, StreamFailedError, Variant
 from pilot_agent.security.secret_store import WaitEndedError
-from pilot_agent.sockets import BoundSocket, bind_unix
 
 SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 STREAM_LIMIT: Final = 1000
-"""Streams at once; the next is answered RESOURCE_EXHAUSTED. Below the pool, so that none waits in silence."""
+"""Calls at once; the next is answered RESOURCE_EXHAUSTED: none waits in silence."""
+_REQUEST_LIMIT_BYTES: Final = 4 << 20  # gRPC's own default
 
 _log = get_logger("ads")
 
@@ -32,14 +26,19 @@ class SdsServer:
         self._serving = serving
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._sessions: set[Session] = set()
-        self._server = grpc.server(
-            ThreadPoolExecutor(stream_limit + 8, thread_name_prefix="sds-stream"),
-            maximum_concurrent_rpcs=stream_limit,
-            options=[("grpc.max_concurrent_streams", 100_000), ("grpc.so_reuseport", 0)],
+        methods: dict[str, Method] = {
+            "StreamSecrets": partial(self._stream, SOTW),
+            "DeltaSecrets": partial(self._stream, DELTA),
+            "FetchSecrets": iterating(self._fetch),
+        }
+        self._server = Server(
+            {f"/{SERVICE}/{name}": method for name, method in methods.items()},
+            name="sds",
+            calls_limit=stream_limit,
+            message_limit_bytes=_REQUEST_LIMIT_BYTES,
         )
-        self._server.add_generic_rpc_handlers((self._handlers(),))
-        self._socket: BoundSocket | None = None
 
     def serve(self, path: str) -> None:
         """Listen on `path` and begin to answer.
@@ -47,7 +46,7 @@ class SdsServer:
         Raises:
             SocketError: the socket cannot be bound; this server is of no use then.
         """
-        self._socket = bind_unix(self._server, path)
+        self._server.listen(path)
         self._server.start()
 
     def push(self, material: str) -> None:
@@ -63,53 +62,64 @@ class SdsServer:
             return len(self._sessions)
 
     def quit(self, grace_s: float) -> None:
-        """End all streams and take the socket away, unless it is a successor's by now."""
-        if self._socket is not None:
-            self._socket.unlink()
-        with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
-            session.end()
-        self._server.stop(grace_s).wait(grace_s + 1.0)
+        """End all streams, with OK within the grace; take the socket away, unless it is a successor's by now."""
+        with self._changed:
+            for session in self._sessions:
+                session.end()
+            self._changed.wait_for(lambda: not self._sessions, grace_s)
+        self._server.quit()
 
-    def _handlers(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "StreamSecrets": grpc.stream_stream_rpc_method_handler(partial(self._stream, SOTW)),
-                "DeltaSecrets": grpc.stream_stream_rpc_method_handler(partial(self._stream, DELTA)),
-                "FetchSecrets": grpc.unary_unary_rpc_method_handler(self._fetch),
-            },
-        )
-
-    def _stream(
-        self, variant: Variant, requests: Iterator[bytes], context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def _stream(self, variant: Variant, call: Call) -> "_SdsCall":
         session = Session(next(self._numbers), self._serving, variant)
         with self._lock:
             self._sessions.add(session)
-        context.add_callback(session.end)
-        reader = threading.Thread(target=session.read, args=(requests,), name="sds-read", daemon=True)
-        reader.start()
-        try:
-            yield from session.responses()
-        except WaitEndedError:
-            return
-        except StreamFailedError as failure:
-            _log.warn(f"ADS: stream {session.number} failed: {failure.text}")
-            context.abort(failure.code, failure.text)
-        finally:
-            with self._lock:
-                self._sessions.discard(session)
-            _log.info(f'ADS: "" {session.number} terminated')
+        return _SdsCall(call, session, self._forget)
 
-    def _fetch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _fetch(self, requests: Requests) -> Iterator[bytes]:
         session = Session(next(self._numbers), self._serving)
-        context.add_callback(session.end)
+        requests.on_cancel = session.end
+        for request in requests:
+            try:
+                yield session.fetch(request)
+            except WaitEndedError:
+                raise CallEnded(Code.CANCELLED, "the caller is gone, or the agent ends") from None
+            except StreamFailedError as failure:
+                raise CallEnded(failure.code, failure.text) from failure
+            return
+
+    def _forget(self, session: Session) -> None:
+        with self._changed:
+            self._sessions.discard(session)
+            self._changed.notify()
+
+
+class _SdsCall:
+    """One stream: the connection's thread puts requests into the session, one of its own answers."""
+
+    def __init__(self, call: Call, session: Session, forget: Callable[[Session], None]) -> None:
+        self._call, self._session, self._forget = call, session, forget
+        threading.Thread(target=self._respond, name=f"sds-{session.number}", daemon=True).start()
+
+    def message(self, body: bytes) -> None:
+        self._session.asked(body)
+
+    def half_closed(self) -> None:
+        self._session.no_more()
+
+    def cancelled(self) -> None:
+        self._session.end()
+
+    def _respond(self) -> None:
         try:
-            return session.fetch(request)
+            for body in self._session.responses():
+                if not self._call.send(body):
+                    break
+            self._call.finish()
         except WaitEndedError:
-            context.abort(grpc.StatusCode.CANCELLED, "the caller is gone, or the agent ends")
+            self._call.finish()
         except StreamFailedError as failure:
-            context.abort(failure.code, failure.text)
-        raise AssertionError  # abort raises
+            _log.warn(f"ADS: stream {self._session.number} failed: {failure.text}")
+            self._call.finish(failure.code, failure.text)
+        finally:
+            self._forget(self._session)
+            _log.info(f'ADS: "" {self._session.number} terminated')

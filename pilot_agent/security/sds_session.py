@@ -1,7 +1,7 @@
 """One SDS stream at work: requests and changes in, responses out, in order.
 
-The thread that gRPC gives the stream runs `responses`; a second one reads requests into the same inbox,
-so that a change of material can wake the stream.
+The stream's thread runs `responses`; requests and changes of material come into the same inbox, so that either
+wakes it.
 """
 
 import queue
@@ -11,11 +11,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
-import grpc
 import msgspec
 
 from pilot_agent.environment import go_duration
 from pilot_agent.log import get_logger
+from pilot_agent.rpc import Code
 from pilot_agent.security.errors import SecurityError
 from pilot_agent.security.material import Material
 from pilot_agent.security.resource_names import ROOTS, WORKLOAD, ResourceNameError
@@ -56,7 +56,7 @@ class Count(Protocol):
 class StreamFailedError(Exception):
     """The stream ends with this status."""
 
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+    def __init__(self, code: Code, text: str) -> None:
         super().__init__(text)
         self.code = code
         self.text = text
@@ -113,15 +113,13 @@ class Session:
         self._served: dict[str, str] = {}  # resource name → version_info
         self._ended = threading.Event()
 
-    def read(self, requests: Iterator[bytes]) -> None:
-        """Put requests into the inbox until there are no more; runs on a thread of its own."""
-        try:
-            for request in requests:
-                self._inbox.put(request)
-        except grpc.RpcError:
-            pass  # cancelled by Envoy: its end is all there is to say
-        finally:
-            self._inbox.put(None)
+    def asked(self, request: bytes) -> None:
+        """Take a request; does not block."""
+        self._inbox.put(request)
+
+    def no_more(self) -> None:
+        """Let the stream end behind what was asked."""
+        self._inbox.put(None)
 
     def changed(self, material: str) -> None:
         """Tell the stream that new material is there; does not block."""
@@ -153,7 +151,7 @@ class Session:
         """
         names = self._names_asked(data)
         if not names:
-            raise StreamFailedError(grpc.StatusCode.INVALID_ARGUMENT, "no resource names")
+            raise StreamFailedError(Code.INVALID_ARGUMENT, "no resource names")
         return self._response(names)
 
     def _names_changed(self, event: _Changed) -> tuple[str, ...]:
@@ -170,9 +168,7 @@ class Session:
         try:
             found: DiscoveryRequest | DeltaRequest = self._variant.decode(data)
         except WireError as error:
-            raise StreamFailedError(
-                grpc.StatusCode.INTERNAL, f"grpc: error unmarshalling request: {error}"
-            ) from error
+            raise StreamFailedError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from error
         return found
 
     def _names_asked(self, data: bytes) -> tuple[str, ...]:
@@ -189,7 +185,7 @@ class Session:
                 self._debug(verb, request)
                 return names
             case MissingNode():
-                raise StreamFailedError(grpc.StatusCode.INVALID_ARGUMENT, "missing node information")
+                raise StreamFailedError(Code.INVALID_ARGUMENT, "missing node information")
             case Ack():
                 self._serving.count("sds_acks")
                 self._debug("ACK", request)
@@ -257,7 +253,7 @@ class Session:
 
 
 def _failed(name: str, cause: str) -> StreamFailedError:
-    return StreamFailedError(grpc.StatusCode.UNKNOWN, f"failed to generate secret for {name}: {cause}")
+    return StreamFailedError(Code.UNKNOWN, f"failed to generate secret for {name}: {cause}")
 
 
 def _version_number(version_info: str) -> int:

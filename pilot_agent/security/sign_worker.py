@@ -23,7 +23,7 @@ from pilot_agent.security.certificate import (
 from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
 from pilot_agent.security.pem import assemble_chain
 from pilot_agent.security.server_name import server_name
-from pilot_agent.security.status_code import go_code
+from pilot_agent.security.status_code import go_code_of
 from pilot_agent.security.work import Signed, SignRequest, decode, encode, failure
 from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
 
@@ -155,7 +155,7 @@ def translate(error: grpc.RpcError) -> CaUnavailable | CaRefused:
     """Return our error for a failed call; the status code decides if a retry can help."""
     code = error.code()
     kind = CaUnavailable if code in _RETRYABLE else CaRefused
-    return kind(f"create certificate: rpc error: code = {go_code(code)} desc = {error.details()}")
+    return kind(f"create certificate: rpc error: code = {go_code_of(code.value[0])} desc = {error.details()}")
 
 
 def _channel(wanted: SignRequest) -> grpc.Channel:

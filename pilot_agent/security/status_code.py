@@ -1,18 +1,8 @@
 """gRPC status codes in Go's spelling, which log lines and error texts have."""
 
-from typing import Final
-
-import grpc
-
-_SPECIAL: Final = {grpc.StatusCode.OK: "OK", grpc.StatusCode.CANCELLED: "Canceled"}
-
-
-def go_code(code: grpc.StatusCode) -> str:
-    """Return a status code as Go prints it: `Unavailable`, `PermissionDenied`, `OK`."""
-    return _SPECIAL.get(code) or code.name.title().replace("_", "")
+from pilot_agent.rpc import Code
 
 
 def go_code_of(number: int) -> str:
-    """Return the same for a code as it stands in a message; unknown ones as `Code(99)`."""
-    known = {code.value[0]: code for code in grpc.StatusCode}
-    return go_code(known[number]) if number in known else f"Code({number})"
+    """Return a status code as Go prints it: `Unavailable`, `OK`; unknown ones as `Code(99)`."""
+    return Code(number).go_name if number in set(Code) else f"Code({number})"
