@@ -22,7 +22,7 @@ from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.log import get_logger
-from pilot_agent.xds import type_urls
+from pilot_agent.xds import dialer, type_urls
 from pilot_agent.xds.dialer import Dialer
 from pilot_agent.xds.envelope import DeltaResponse, SotwResponse
 from pilot_agent.xds.istiod_stream import Health, IstiodStream
@@ -68,6 +68,7 @@ class UpstreamXdsActor(RuntimeActor):
         address, cluster = self._options.upstream_address, self._options.cluster_id
         _log.info(f'Initializing with upstream address "{address}" and cluster "{cluster}"')
         self.context.ready()
+        dialer.load()
 
     def on_message(self, message: object) -> object:
         match message:

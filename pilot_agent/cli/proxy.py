@@ -169,7 +169,7 @@ def _run_tree(
     """Import what is heavy, and hand over to the actors."""
     for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
         os.environ.setdefault(name, value)
-    from actors.runtime.warm import prepare  # noqa: PLC0415  # imports gRPC
+    from actors.runtime.warm import prepare  # noqa: PLC0415
 
     prepare()
     from actors.tree import run_tree  # noqa: PLC0415

@@ -62,7 +62,7 @@ class SdsServer:
             return len(self._sessions)
 
     def quit(self, grace_s: float) -> None:
-        """End all streams, with OK within the grace; take the socket away, unless it is a successor's by now."""
+        """End all streams, with OK within the grace; take the socket away unless it is a successor's."""
         with self._changed:
             for session in self._sessions:
                 session.end()

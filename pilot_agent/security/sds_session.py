@@ -1,7 +1,7 @@
 """One SDS stream at work: requests and changes in, responses out, in order.
 
-The stream's thread runs `responses`; requests and changes of material come into the same inbox, so that either
-wakes it.
+The stream's thread runs `responses`; requests and changes of material come into the same inbox, so that
+either wakes it.
 """
 
 import queue

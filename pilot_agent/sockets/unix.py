@@ -1,23 +1,18 @@
 """Binds a server's socket to `path.PID` and renames that onto `path`.
 
 A client that connects while one server follows another finds either the old one or the new one, never
-nothing. gRPC removes the name that it bound when its server ends: with a name of its own for each
-process, a server that drains slowly cannot take its successor's socket away.
+nothing.
 """
 
 import contextlib
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from pilot_agent.log import get_logger
-
-if TYPE_CHECKING:
-    import grpc
 
 PATH_LIMIT_BYTES: Final = 107
 """Length of a Unix socket's name on Linux (`sun_path`), without its closing NUL."""
@@ -59,38 +54,21 @@ def listen_unix(path: str, *, mode: int = 0o666) -> tuple[socket.socket, BoundSo
     Raises:
         SocketError: the name is too long, or the socket cannot be bound or put in place.
     """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        return listener, _put_in_place(path, mode, lambda own: _listen(listener, own))
-    except SocketError:
-        listener.close()
-        raise
-
-
-def bind_unix(server: "grpc.Server", path: str, *, mode: int = 0o666) -> BoundSocket:
-    """Let gRPC's `server` (not yet started) listen on `path`, as `listen_unix` does.
-
-    Raises:
-        SocketError: the name is too long, or the socket cannot be bound or put in place.
-    """
-    return _put_in_place(path, mode, lambda own: _let_listen(server, own))
-
-
-def _put_in_place(path: str, mode: int, listen: Callable[[Path], None]) -> BoundSocket:
     place, own = Path(path), Path(f"{path}.{os.getpid()}")
     _check_length(own, path)
     _make_directory(place.parent)
     _remove_stale(place)
-    listen(own)
+    listener = _listening(own)
     try:
         own.chmod(mode)
         made = own.stat()
         own.rename(place)
     except OSError as error:
+        listener.close()
         with contextlib.suppress(OSError):
             own.unlink()
         raise SocketError(f"cannot put socket {path} in place: {error}") from error
-    return BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
+    return listener, BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
 
 
 def _check_length(own: Path, path: str) -> None:
@@ -120,27 +98,21 @@ def _remove_stale(place: Path) -> None:
                 entry.unlink()
 
 
-def _listen(listener: socket.socket, own: Path) -> None:
+def _listening(own: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(own))
         listener.listen(_BACKLOG)
     except OSError as error:
-        raise SocketError(f"cannot listen on {own}: {_why(own.parent)}") from error
+        listener.close()
+        raise SocketError(f"cannot listen on {own}: {_why(error, own.parent)}") from error
+    return listener
 
 
-def _let_listen(server: "grpc.Server", own: Path) -> None:
-    from urllib.parse import quote  # noqa: PLC0415  # only gRPC's addresses are URIs
-
-    try:
-        server.add_insecure_port(f"unix:{quote(str(own))}")
-    except RuntimeError as error:
-        raise SocketError(f"cannot listen on {own}: {_why(own.parent)}") from error
-
-
-def _why(directory: Path) -> str:
-    """Return the reason, which gRPC writes to its own log alone."""
+def _why(error: OSError, directory: Path) -> str:
+    """Return the reason, with the directory where it is the directory's."""
     if not directory.is_dir():
         return f"no such directory: {directory}"
     if not os.access(directory, os.W_OK | os.X_OK):
         return f"directory {directory} is not writable"
-    return "the address is in use or the file system has no sockets"
+    return error.strerror or str(error)

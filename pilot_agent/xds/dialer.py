@@ -3,22 +3,29 @@
 import re
 import time
 from pathlib import Path
-from typing import Final
-
-import grpc
+from typing import TYPE_CHECKING, Final
 
 from pilot_agent.log import get_logger
 from pilot_agent.security.certificate import CertificateError, certificate_facts
 from pilot_agent.xds import roots
-from pilot_agent.xds.istiod_call import IstiodCall
 from pilot_agent.xds.methods import METHODS
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.requests import Variant
+
+if TYPE_CHECKING:
+    import grpc
+
+    from pilot_agent.xds.istiod_call import IstiodCall
 
 _WINDOW_BYTES: Final = 1 << 20
 _HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _TEXT: Final = re.compile(r"[ -~]*")
 _log = get_logger("xdsproxy")
+
+
+def load() -> None:
+    """Import gRPC, so that no connection waits for it: some 40 ms."""
+    import pilot_agent.xds.istiod_call  # noqa: PLC0415, F401
 
 
 class DialError(OSError):
@@ -28,12 +35,14 @@ class DialError(OSError):
 class Connection:
     """One channel and the stream on it; who opened it closes it."""
 
-    def __init__(self, channel: grpc.Channel, metadata: tuple[tuple[str, str | bytes], ...]) -> None:
+    def __init__(self, channel: "grpc.Channel", metadata: tuple[tuple[str, str | bytes], ...]) -> None:
         self.channel = channel
         self._metadata = metadata
 
-    def start(self, variant: Variant) -> IstiodCall:
+    def start(self, variant: Variant) -> "IstiodCall":
         """Begin the stream."""
+        from pilot_agent.xds.istiod_call import IstiodCall  # noqa: PLC0415  # imports gRPC
+
         return IstiodCall(self.channel, METHODS[variant], self._metadata)
 
     def close(self) -> None:
@@ -53,6 +62,8 @@ class Dialer:
         Raises:
             DialError: the client's key cannot be read, or a header cannot be sent.
         """
+        import grpc  # noqa: PLC0415  # only this actor's process has it
+
         options, metadata = self._options, self._metadata()
         if options.is_plaintext:
             channel = grpc.insecure_channel(options.upstream_address, options=self._channel_options())
@@ -108,7 +119,9 @@ class Dialer:
             _log.warn(f"failed to read token file {path}, going on without a token: {error}")
             return ""
 
-    def _credentials(self) -> grpc.ChannelCredentials:
+    def _credentials(self) -> "grpc.ChannelCredentials":
+        import grpc  # noqa: PLC0415  # only this actor's process has it
+
         try:
             self._root_pem = roots.read_roots(self._options.root_path)
         except roots.XdsRootError as error:

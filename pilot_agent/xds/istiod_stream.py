@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
 from tenacity.nap import sleep_using_event
@@ -31,9 +31,11 @@ from pilot_agent.xds.envelope import (
     read_sotw_response,
 )
 from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
-from pilot_agent.xds.istiod_call import IstiodCall
 from pilot_agent.xds.outcome import Outcome
 from pilot_agent.xds.pipes import UpstreamEnd
+
+if TYPE_CHECKING:
+    from pilot_agent.xds.istiod_call import IstiodCall
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
@@ -236,7 +238,7 @@ class IstiodStream:
             connection.close()
             _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
 
-    def _read(self, leg: _Leg, call: IstiodCall) -> Outcome:
+    def _read(self, leg: _Leg, call: "IstiodCall") -> Outcome:
         """Pass istiod's responses on until the stream ends.
 
         "connected" is said at the first of them: gRPC's watch of a channel (`subscribe`) would tell it
