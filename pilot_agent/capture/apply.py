@@ -5,10 +5,10 @@ a run that was killed between two families or tables is completed by the next. W
 changed is put back from the first reading.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from pilot_agent.capture.backend import Backend, Look, check, choose
+from pilot_agent.capture.backend import Backend, Look, can_write, check, choose
 from pilot_agent.capture.changes import (
     guardrails_down,
     guardrails_up,
@@ -18,7 +18,7 @@ from pilot_agent.capture.changes import (
 from pilot_agent.capture.errors import CaptureError, ExecutionError
 from pilot_agent.capture.options import CaptureOptions, CaptureSettings
 from pilot_agent.capture.programs import Command, Deferred, Programs
-from pilot_agent.capture.routes import Routes, tproxy_route
+from pilot_agent.capture.routes import Routes, TproxyRoute, tproxy_route
 from pilot_agent.capture.rules import Rule, chains_of, restore_input, tables_of
 from pilot_agent.capture.saved import Saved, has_our_chains, our_chains, parse_saved
 from pilot_agent.capture.suspects import suspects
@@ -34,46 +34,80 @@ def apply_iptables(options: CaptureOptions, rules: Sequence[Rule]) -> None:
     Raises:
         CaptureError: it could not be done; then nothing was changed.
     """
-    programs, settings = Programs(), options.settings
-    route = tproxy_route(options)
-    families = (4, 6) if options.ipv6 else (4,)
-    if settings.cni_mode:
-        from pilot_agent.capture.cni import isolate_name_lookups, lock_for  # noqa: PLC0415  # needs ctypes
+    programs = Programs()
+    if options.settings.cni_mode:
+        from pilot_agent.capture.cni import isolate_name_lookups  # noqa: PLC0415  # needs ctypes
 
         isolate_name_lookups()
-    looks = choose(programs, settings.force_iptables_binary, families)
-    _check_usable(looks, families)
-    if settings.cni_mode:
-        lock_for(settings.network_namespace, [one.backend for one in looks.values()])
     with Deferred(programs) as deferred:
-        usable = {family: one for family, one in looks.items() if not one.error}
-        change = _Change(programs, settings, rules, usable)
-        routes = Routes()
+        backends = _apply(options, rules, programs, deferred)
+    log_final_state(programs, backends)
+
+
+def _apply(
+    options: CaptureOptions, rules: Sequence[Rule], programs: Programs, deferred: Deferred
+) -> list[Backend]:
+    """Do it with the first backend that can; one that cannot write a rule at all is passed over."""
+    forced, unusable = options.settings.force_iptables_binary, set[str]()
+    route = tproxy_route(options)
+    while True:
+        looks = _usable(choose(programs, forced, unusable), options)
+        backends = [one.backend for family, one in looks.items() if family in _families(options)]
         try:
-            change.carry_out()
-            for line in routes.configure(route, ipv6=options.ipv6):
-                _log.info(line)
+            _attempt(options, rules, route, programs, looks)
         except CaptureError as error:
-            deferred.put_back()
-            routes.undo()
-            change.put_back()
-            raise type(error)(f"{error}{suspects(options)}") from error
-        finally:
-            log_final_state(programs, [looks[family].backend for family in families])
+            broken = set[str]()
+            if not (deferred.caught or forced):
+                broken = {one.name for one in backends if not can_write(programs, one)}
+            if broken <= unusable:
+                log_final_state(programs, backends)
+                raise type(error)(f"{error}{suspects(options)}") from error
+            unusable |= broken
+        else:
+            return backends
+
+
+def _attempt(
+    options: CaptureOptions,
+    rules: Sequence[Rule],
+    route: TproxyRoute | None,
+    programs: Programs,
+    looks: dict[int, Look],
+) -> None:
+    change, routes = _Change(programs, options.settings, rules, looks), Routes()
+    try:
+        change.carry_out()
+        for line in routes.configure(route, ipv6=options.ipv6):
+            _log.info(line)
+    except CaptureError:
+        programs.finish()
+        routes.undo()
+        change.put_back()
+        raise
+
+
+def _families(options: CaptureOptions) -> tuple[int, ...]:
+    return (4, 6) if options.ipv6 else (4,)
+
+
+def _usable(looks: dict[int, Look], options: CaptureOptions) -> dict[int, Look]:
+    for family, one in looks.items():
+        if one.error and family in _families(options):
+            raise ExecutionError(one.error)
+        if one.error:
+            _log.warn(f"IPv6 iptables cannot be used, and no rules are planned for it: {one.error}")
+    usable = {family: one for family, one in looks.items() if not one.error}
+    if options.settings.cni_mode:
+        from pilot_agent.capture.cni import lock_for  # noqa: PLC0415  # needs ctypes
+
+        lock_for(options.settings.network_namespace, [one.backend for one in usable.values()])
+    return usable
 
 
 def log_final_state(programs: Programs, backends: Sequence[Backend]) -> None:
     ended = programs.run_all([Command((backend.save,)) for backend in backends])
     for backend, completed in zip(backends, ended, strict=True):
         _log.info(f"Final iptables state (IPv{backend.family}):\n{completed.output.rstrip()}")
-
-
-def _check_usable(looks: dict[int, Look], families: Iterable[int]) -> None:
-    for family, one in looks.items():
-        if one.error and family in families:
-            raise ExecutionError(one.error)
-        if one.error:
-            _log.warn(f"IPv6 iptables cannot be used, and no rules are planned for it: {one.error}")
 
 
 class _Family(NamedTuple):
@@ -139,8 +173,10 @@ class _Change:
         for one in reversed(self._touched):
             after = self._read(one.backend)
             text = revert(one.saved, after)
+            if not text:
+                continue
             completed = self._programs.run(one.backend.restore(text))
-            if text and completed.status != 0:
+            if completed.status != 0:
                 _log.error(f"cannot put back the rules of IPv{one.backend.family}: {completed.error.strip()}")
 
     def _family(self, one: Look, rules: list[Rule]) -> _Family:

@@ -27,13 +27,13 @@ def apply_nftables(options: CaptureOptions) -> None:
     route = tproxy_route(options)
     programs, routes = Programs(), Routes()
     lines += _stale(programs, lines)
-    with Deferred(programs) as deferred:
+    with Deferred(programs):
         try:
             for line in routes.configure(route, ipv6=options.ipv6):
                 _log.info(line)
             run_transaction(programs, lines)
         except CaptureError as error:
-            deferred.put_back()
+            programs.finish()
             routes.undo()
             raise type(error)(f"{error}{suspects(options)}") from error
     _say(lines)

@@ -4,7 +4,7 @@ Per family: legacy if it works and holds rules, else nft if it works, else the p
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from pilot_agent.capture.errors import ConfigurationError, ExecutionError
@@ -74,12 +74,12 @@ class Look(NamedTuple):
         return not self.error and has_rules(self.saved)
 
 
-def choose(programs: Programs, forced: str, families: Iterable[int]) -> dict[int, Look]:
+def choose(programs: Programs, forced: str, unusable: Collection[str] = ()) -> dict[int, Look]:
     """Return each family's backend with what it holds; one with `error` cannot be used.
 
-    Only the backends of `families` are tried by writing. That legacy holds rules is told by its rules, not
-    by the length of its output: a look must not make it appear in use. Rules of ours decide before others',
-    so that a second run always finds what the first one made.
+    That legacy holds rules is told by its rules, not by the length of its output. Rules of ours decide
+    before others', so that a second run always finds what the first one made. Nothing is written: whether a
+    backend can write is seen when it is used (`can_write`), for a rule on trial costs as much as the rules.
 
     Raises:
         ConfigurationError: `forced` is neither empty, `legacy` nor `nft`.
@@ -91,31 +91,32 @@ def choose(programs: Programs, forced: str, families: Iterable[int]) -> dict[int
         )
     if forced:
         looks = look(programs, [(family, f"-{forced}") for family in NAMES])
-        return _tried(programs, {family: one for (family, _), one in looks.items()}, families)
+        return {family: one for (family, _), one in looks.items()}
     suffixes = [(family, "-legacy") for family in NAMES if legacy_is_used(family)]
     every = look(programs, [*suffixes, *((family, "-nft") for family in NAMES)])
-    chosen: dict[int, Look] = {}
-    while open_families := [family for family in NAMES if family not in chosen]:
-        wanted = {family: _next(family, every) for family in open_families}
-        plain = [(family, "") for family, one in wanted.items() if one is None]
-        every |= look(programs, plain)
-        first = {family: one or every[family, ""] for family, one in wanted.items()}
-        for family, one in _tried(programs, first, families).items():
-            if one.error and (family, "") not in every:
-                every[family, _suffix(one.backend)] = one  # not usable after all: the next one
-            else:
-                chosen[family] = one
-    return chosen
+    usable = {key: one for key, one in every.items() if one.backend.name not in unusable}
+    chosen = {family: one for family in NAMES if (one := _best(family, usable)) is not None}
+    plain = look(programs, [(family, "") for family in NAMES if family not in chosen])
+    return chosen | {family: one for (family, _), one in plain.items()}
+
+
+def can_write(programs: Programs, backend: Backend) -> bool:
+    """Return whether a rule can be added, which the kernel or a missing right may not allow."""
+    return programs.run(backend.restore(_PROBE)).status == 0
 
 
 def look(programs: Programs, names: Iterable[tuple[int, str]]) -> dict[tuple[int, str], Look]:
     """Look at backends (family, suffix of the name) without changing anything, all at the same time."""
     keys = list(names)
-    backends = [Backend(family, NAMES[family] + suffix) for family, suffix in keys]
-    commands = [Command((one.save, *words)) for one in backends for words in ((), ("--version",))]
+    backends = [Backend(family, NAMES[family] + suffix, is_nft=suffix == "-nft") for family, suffix in keys]
+    asked = [one for one in backends if not one.is_nft]  # of nft the version does not matter
+    commands = [Command((one.save,)) for one in backends] + [
+        Command((one.save, "--version")) for one in asked
+    ]
     ended = programs.run_all(commands)
-    pairs = zip(keys, backends, ended[::2], ended[1::2], strict=True)
-    return {key: _looked(backend, saved, version) for key, backend, saved, version in pairs}
+    versions = dict(zip(asked, ended[len(backends) :], strict=True))
+    pairs = zip(keys, backends, ended, strict=False)
+    return {key: _looked(backend, saved, versions.get(backend)) for key, backend, saved in pairs}
 
 
 def legacy_is_used(family: int) -> bool:
@@ -146,37 +147,22 @@ def check(completed: Completed, what: str) -> str:
     raise ExecutionError(f"failed to execute {what}: {said or f'exit status {completed.status}'}")
 
 
-def _next(family: int, every: Mapping[tuple[int, str], Look]) -> Look | None:
-    """Return the best that was not found unusable; None: only the plain name is left."""
-    legacy, nft = every.get((family, "-legacy")), every[family, "-nft"]
-    for one in (legacy, nft):
-        if one is not None and one.has_our_chains:
-            return one
-    if legacy is not None and legacy.has_rules:
-        return legacy
-    return None if nft.error else nft
+def _best(family: int, looks: Mapping[tuple[int, str], Look]) -> Look | None:
+    """Return the best that can be used; None: only the plain name is left."""
+    found = [one for suffix in ("-legacy", "-nft") if (one := looks.get((family, suffix))) and not one.error]
+    with_ours = [one for one in found if one.has_our_chains]
+    return next((one for one in (*with_ours, *found) if one.backend.is_nft or one.has_rules), None)
 
 
-def _tried(programs: Programs, looks: Mapping[int, Look], families: Iterable[int]) -> dict[int, Look]:
-    """Return the looks with those marked where a rule cannot be written."""
-    probed = [one for family, one in looks.items() if not one.error and family in families]
-    ended = programs.run_all([one.backend.restore(_PROBE) for one in probed])
-    tried = dict(looks)
-    for one, completed in zip(probed, ended, strict=True):
-        if completed.status != 0:
-            error = _error(completed, f"{one.backend.name}-restore")
-            tried[one.backend.family] = one._replace(error=error)
-    return tried
-
-
-def _looked(backend: Backend, saved: Completed, version: Completed) -> Look:
+def _looked(backend: Backend, saved: Completed, version: Completed | None) -> Look:
     if saved.status != 0:
         return Look(backend, {}, _error(saved, backend.save))
-    found = _VERSION.search(version.output)
-    if found is None and "unrecognized option" not in version.error:
-        return Look(backend, {}, f"no version in the output of {backend.save} --version")
-    numbers = tuple(map(int, found[1].split("."))) if found else (0, 0, 0)
-    backend = backend._replace(version=numbers, is_nft="nf_tables" in version.output)
+    if version is not None:
+        found = _VERSION.search(version.output)
+        if found is None and "unrecognized option" not in version.error:
+            return Look(backend, {}, f"no version in the output of {backend.save} --version")
+        numbers = tuple(map(int, found[1].split("."))) if found else (0, 0, 0)
+        backend = backend._replace(version=numbers, is_nft="nf_tables" in version.output)
     return Look(backend, parse_saved(saved.output))
 
 
@@ -186,7 +172,3 @@ def _error(completed: Completed, what: str) -> str:
     except ExecutionError as error:
         return str(error)
     return ""
-
-
-def _suffix(backend: Backend) -> str:
-    return backend.name.removeprefix(NAMES[backend.family])

@@ -35,12 +35,19 @@ class Programs:
 
     def __init__(self) -> None:
         self._running: set[int] = set()
+        self._finishing = self._interrupted = False
+
+    def finish(self) -> None:
+        """From now on nothing is interrupted any more: what was changed is put back."""
+        self._finishing = True
 
     def run(self, command: Command) -> Completed:
         return self.run_all([command])[0]
 
     def run_all(self, commands: Sequence[Command]) -> list[Completed]:
         """Run programs at the same time and return how each ended."""
+        if self._interrupted and not self._finishing:
+            return [Completed(-signal.SIGTERM, "", "not started any more")] * len(commands)
         started = [_Started(command) for command in commands]
         self._running = {one.pid for one in started if one.pid}
         try:
@@ -50,7 +57,8 @@ class Programs:
 
     def interrupt(self) -> None:
         """Ask the running programs to end; each of their transactions is whole or not begun."""
-        for pid in self._running:
+        self._interrupted = True
+        for pid in () if self._finishing else self._running:
             try:
                 os.kill(pid, signal.SIGTERM)
             except ProcessLookupError:
@@ -100,11 +108,10 @@ class Deferred:
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
         self._caught = 0
-        self._putting_back = False
 
-    def put_back(self) -> None:
-        """From now on nothing is interrupted any more: what was changed is put back."""
-        self._putting_back = True
+    @property
+    def caught(self) -> bool:
+        return bool(self._caught)
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._catch) for number in self._SIGNALS}
@@ -119,8 +126,7 @@ class Deferred:
 
     def _catch(self, number: int, _frame: FrameType | None) -> None:
         self._caught = self._caught or number
-        if not self._putting_back:
-            self._programs.interrupt()
+        self._programs.interrupt()
 
 
 def _why_not_started(program: str, error: Exception) -> str:

@@ -91,8 +91,8 @@ def _clean(settings: CaptureSettings, rules: Sequence[Rule]) -> None:
     from pilot_agent.capture.programs import Deferred, Programs  # noqa: PLC0415
 
     programs = Programs()
-    with Deferred(programs) as deferred:
-        deferred.put_back()  # a cleanup is never broken off
+    programs.finish()  # a cleanup is never broken off
+    with Deferred(programs):
         looks = clean(programs, settings, rules)
     from pilot_agent.capture.apply import log_final_state  # noqa: PLC0415
 
