@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from actors.health_backend import HealthBackend
+from actors.health_steps import EpochNews, step, told
 from actors.messages.control import PeerRestarted, StartActor, TreeState
 from actors.messages.dns import NameTableShown
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
@@ -34,16 +36,17 @@ from pilot_agent.status.counters import Counters
 from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
 from pilot_agent.status.history import History
-from pilot_agent.status.listener import adopt, refuse_from_now_on
+from pilot_agent.status.listener import adopt, listener_on, refuse_from_now_on
 from pilot_agent.status.pages import Pages
+from pilot_agent.status.process_metrics import seconds_since_start
 from pilot_agent.status.server import StatusServer
 from pilot_agent.version import build_info
 
 _log = get_logger()
 _check_log = get_logger("healthcheck")
 
-_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
-_STARTTIME_FIELD: Final = 19  # of /proc/PID/stat, counted behind the name
+_REOPEN_FIRST_S: Final = 1.0
+_REOPEN_LAST_S: Final = 16.0
 
 
 class HealthNotes(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,12 @@ class _VerdictReached(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Remember(msgspec.Struct, frozen=True, kw_only=True):
     """Any thread → actor: something worth keeping has changed."""
+
+
+class _OpenPort(msgspec.Struct, frozen=True, kw_only=True):
+    """To myself: try to open the status port, after `delay_s` of waiting."""
+
+    delay_s: float
 
 
 class HealthActor(RuntimeActor):
@@ -121,6 +130,8 @@ class HealthActor(RuntimeActor):
                 self._remember()
             case NameTableShown():
                 self._names.shown(message)
+            case _OpenPort():
+                self._open_port(message)
             case _VerdictReached():
                 self._verdict_reached(message.verdict)
             case _Remember():
@@ -139,13 +150,11 @@ class HealthActor(RuntimeActor):
 
     # Envoy's epochs
 
-    def _epochs_changed(
-        self, message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining
-    ) -> None:
+    def _epochs_changed(self, message: EpochNews) -> None:
         if isinstance(message, Draining) or (isinstance(message, EpochsHeld) and message.draining):
             self._drain(message)
-        self._keeper.apply(functools.partial(_step, message))
-        self._tell_history(lambda history: _told(message, history, time.time()))
+        self._keeper.apply(functools.partial(step, message))
+        self._tell_history(lambda history: told(message, history, time.time()))
 
     def _drain(self, message: Draining | EpochsHeld) -> None:
         if self._keeper.generations.draining_cause:
@@ -230,12 +239,13 @@ class HealthActor(RuntimeActor):
 
     def _begin_server(self) -> None:
         if self._listener is None:
+            self._open_port_later(_REOPEN_FIRST_S)
             return
         if self._keeper.generations.draining_cause:
             self._listener.close()  # our copy; nobody listens on it any more
             self._listener = None
             return
-        backend = _Backend(
+        backend = HealthBackend(
             not_ready=self._not_ready_because,
             command_envoy=self._command,
             all_samples=self._samples,
@@ -248,6 +258,22 @@ class HealthActor(RuntimeActor):
         pages = Pages(self.context.settings(StatusOptions), backend, self._counters, remember)
         self._server = StatusServer(self._listener, pages.answer)
         self._begin("status-accept", self._serve)
+
+    def _open_port_later(self, delay_s: float) -> None:
+        """The port was taken at the start: try again, until it is ours."""
+        if self.context.settings(StatusOptions).port != 0:
+            self.context.after(delay_s, _OpenPort(delay_s=delay_s))
+
+    def _open_port(self, wish: _OpenPort) -> None:
+        if self._listener is not None or self._keeper.generations.draining_cause:
+            return
+        port = self.context.settings(StatusOptions).port
+        self._listener = listener_on(port)
+        if self._listener is None:
+            self._open_port_later(min(2 * wish.delay_s, _REOPEN_LAST_S))
+            return
+        _log.info(f"Opened status port {port} at last")
+        self._begin_server()
 
     def _command(self, verb: Literal["drain", "quit", "restart"]) -> None:
         text = f"POST {'/quitquitquit' if verb == 'quit' else f'/{verb}'} on the status port"
@@ -352,86 +378,3 @@ class HealthActor(RuntimeActor):
                 history=self._history,
             )
         )
-
-
-class _Backend(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pages ask of the actor; each is called on a connection's thread."""
-
-    not_ready: Callable[[], str | None]
-    command_envoy: Callable[[Literal["drain", "quit", "restart"]], None]
-    all_samples: Callable[[], Iterable[Sample]]
-    page: Callable[[tuple[ProbeRow, ...]], StatusDocument]
-    arguments: Callable[[], bytes]
-    names: Callable[[], bytes]
-    switch_dns_on: Callable[[], None]
-
-    def not_ready_because(self) -> str | None:
-        return self.not_ready()
-
-    def command(self, verb: Literal["drain", "quit", "restart"]) -> None:
-        self.command_envoy(verb)
-
-    def samples(self) -> Iterable[Sample]:
-        return self.all_samples()
-
-    def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument:
-        return self.page(probes)
-
-    def command_line(self) -> bytes:
-        return self.arguments()
-
-    def name_table(self) -> bytes:
-        return self.names()
-
-    def start_dns(self) -> None:
-        self.switch_dns_on()
-
-
-def _step(
-    message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining, state: Generations
-) -> Generations:
-    match message:
-        case EpochStarted():
-            return state.started(message.generation, message.epoch, message.admin_port, message.pid)
-        case EpochLive():
-            return state.went_live(message.generation)
-        case EpochExited():
-            return state.exited(message.generation, message.status)
-        case EpochsHeld():
-            for each in message.started:
-                state = state.started(each.generation, each.epoch, each.admin_port, each.pid)
-            for generation in message.live_generations:
-                state = state.went_live(generation)
-            return state.held(tuple(each.generation for each in message.started))
-        case Draining():
-            return state.draining(message.cause)
-
-
-def _told(
-    message: EpochStarted | EpochLive | EpochExited | EpochsHeld | Draining, history: History, now_s: float
-) -> History:
-    match message:
-        case EpochStarted():
-            return history.started(message.generation, message.epoch, message.pid, now_s)
-        case EpochLive():
-            return history.went_live(message.generation, now_s)
-        case EpochExited():
-            return history.exited(message.generation, message.status, now_s)
-        case EpochsHeld():
-            held = {each.generation for each in message.started}
-            for row in history.envoys:
-                if row.generation not in held:
-                    history = history.exited(row.generation, "ended while nobody looked", now_s)
-            for each in message.started:
-                history = history.started(each.generation, each.epoch, each.pid, now_s)
-            for generation in message.live_generations:
-                history = history.went_live(generation, now_s)
-            return history
-        case Draining():
-            return history.with_event(now_s, "readiness", f"the agent is ending: {message.cause}", "warn")
-
-
-def seconds_since_start(pid: int) -> float:
-    """Return how long ago the process `pid` was started (resolution: a clock tick, 10 ms)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_STARTTIME_FIELD]) / _CLOCK_TICKS

@@ -14,6 +14,8 @@ from pilot_agent.status.compression import MIN_BYTES, compressed, wants_gzip
 from pilot_agent.status.messages import Answer, Request
 
 _RECEIVE_BYTES: Final = 16_384
+_SLOW_S: Final = 0.1  # for a first request
+_LONG_S: Final = 1.0  # for an answer
 _SEND_BYTES: Final = 65_536
 _log = get_logger()
 
@@ -25,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_s: float = 10.0  # from the first byte of a request to the end of its head, and again for its body
     body_bytes: int = 65_536
     send_s: float = 30.0  # for 64 KiB of an answer to be taken
+    pipelined_pause_s: float = 0.05  # before a request that did not wait for the answer to the one before
     linger_s: float = 0.5  # after a refusal, so that the client reads it before the reset
 
 
@@ -33,7 +36,7 @@ class _GoneError(Exception):
 
 
 class Connection:
-    """Serves one socket until it ends. `last_used_s` and `busy` tell whom to part with first."""
+    """Serves one socket until it ends; `rank` tells whom to part with first."""
 
     def __init__(
         self, sock: socket.socket, peer: str, handler: Callable[[Request], Answer], limits: Limits
@@ -41,8 +44,24 @@ class Connection:
         self._sock, self._peer, self._handler, self._limits = sock, peer, handler, limits
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self._deadline_s: float | None = None  # of what is being received
-        self.last_used_s = time.monotonic()
-        self.busy = False
+        self._last_used_s = time.monotonic()
+        self._busy = self._has_served = False
+
+    def rank(self) -> tuple[int, float]:
+        """Return how much this client is wanted, the least first, and since when.
+
+        First goes who is idle between two requests, then who is slow to send one, then who is being
+        served for long. New ones stay longest: a prober's request takes milliseconds, and would never be
+        served while others keep all threads busy.
+        """
+        age_s = time.monotonic() - self._last_used_s
+        if self._busy:
+            kind = 2 if age_s >= _LONG_S else 4
+        elif self._has_served:
+            kind = 0
+        else:
+            kind = 1 if age_s >= _SLOW_S else 3
+        return kind, self._last_used_s
 
     def serve(self) -> None:
         """Answer requests until the client or a limit ends it; closes the socket."""
@@ -50,8 +69,10 @@ class Connection:
             self._deadline_s = time.monotonic() + self._limits.head_s
             while self._serve_one():
                 self._protocol.start_next_cycle()
-                self.last_used_s = time.monotonic()
+                self._last_used_s, self._has_served = time.monotonic(), True
                 self._deadline_s = None  # an idle connection may stay: Envoy and probers keep theirs
+                if self._protocol.trailing_data[0]:
+                    time.sleep(self._limits.pipelined_pause_s)
         except _GoneError:
             pass
         except h11.RemoteProtocolError as error:
@@ -72,7 +93,7 @@ class Connection:
         request = self._request()
         if request is None:
             return False
-        self.busy = True
+        self._busy, self._last_used_s = True, time.monotonic()
         try:
             reply = self._handled(request)
             try:
@@ -81,7 +102,7 @@ class Connection:
                 if reply.afterwards is not None:
                     reply.afterwards()
         finally:
-            self.busy = False
+            self._busy = False
         return self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE
 
     def _handled(self, request: Request) -> Answer:
@@ -107,6 +128,8 @@ class Connection:
         target, _, query = head.target.decode("ascii").partition("?")
         if not target.startswith("/") and "://" in target:  # the form that proxies are asked in
             target = "/" + target.partition("://")[2].partition("/")[2]
+        if not target.startswith("/"):
+            raise h11.RemoteProtocolError(f"target {target!r}", error_status_hint=400)
         headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers)
         return Request(
             method=head.method.decode("ascii"),

@@ -28,22 +28,27 @@ class StatusListener(msgspec.Struct, frozen=True, kw_only=True):
 def open_listener(options: StatusOptions) -> socket.socket | None:
     """Return a socket that listens on the status port, every address, IPv4 and IPv6 alike.
 
-    None when the port is 0 or cannot be had; the latter is one error line, and the agent goes on without
-    a status server, as the reference does.
+    None when the port is 0 or cannot be had just now; the latter is one error line, and HealthActor tries
+    again. (The reference goes on without a status server for ever.)
     """
     if options.port == 0:
         return None
     _log.info(f"Opening status port {options.port}")
+    return listener_on(options.port)
+
+
+def listener_on(port: int) -> socket.socket | None:
+    """Return a socket that listens on `port`; None, and an error line, when it cannot be had."""
     try:
-        return _listening(socket.AF_INET6, options.port)
+        return _listening(socket.AF_INET6, port)
     except OSError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            _complain(options.port, error)
+            _complain(port, error)
             return None
     try:
-        return _listening(socket.AF_INET, options.port)  # a kernel without IPv6
+        return _listening(socket.AF_INET, port)  # a kernel without IPv6
     except OSError as error:
-        _complain(options.port, error)
+        _complain(port, error)
         return None
 
 

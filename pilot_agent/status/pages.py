@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -12,14 +12,18 @@ from pilot_agent.status.app.probes import AppProbeOptions, AppProbes
 from pilot_agent.status.counters import Counters
 from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample, render
-from pilot_agent.status.messages import TEXT, Answer, Request
+from pilot_agent.status.messages import TEXT, Answer, Request, text
 from pilot_agent.status.metrics.merged import Kind, Parts, Scrape, ScrapeOptions
 from pilot_agent.status.options import StatusOptions
 from pilot_agent.status.profiling import pprof
 from pilot_agent.status.routing import FORBIDDEN, Route, answer
+from pilot_agent.status.turns import Turns
 from pilot_agent.status.view import HTML, NO_STORE, PAGE_HEADERS, names_this_machine, page, wants_page
 
 _log = get_logger()
+
+_SCRAPES_AT_ONCE: Final = 16
+_SCRAPE_TURN_S: Final = 2.0
 
 Verb = Literal["drain", "quit", "restart"]
 
@@ -45,6 +49,7 @@ class Pages:
         self._options, self._backend = options, backend
         self._counters, self._counted = counters, counted
         self._readiness_log = _ReadinessLog()
+        self._scrapes = Turns(_SCRAPES_AT_ONCE)
         self._scrape = ScrapeOptions(
             envoy_port=options.envoy_prometheus_port if options.scrape_envoy else None,
             targets=options.scrape_targets,
@@ -125,11 +130,18 @@ class Pages:
 
     def _metrics(self, request: Request) -> Answer:
         """Answer 200 whatever failed: first the agent's own metrics, then what others have, as it comes."""
-        self._counters.add("scrapes_total")
-        page = Scrape(self._scrape, request, self._scrape_failed).begin()
-        self._counted()
-        own = render((*self._counters.samples(), *self._backend.samples()))
-        return Answer(content_type=page.content_type, body=_Behind(own, page.parts))
+        if not self._scrapes.acquire(_SCRAPE_TURN_S):
+            _log.error(f"{_SCRAPES_AT_ONCE} scrapes are under way, one more got no turn")
+            return text(503, "too many scrapes at once")
+        try:
+            self._counters.add("scrapes_total")
+            page = Scrape(self._scrape, request, self._scrape_failed).begin()
+            self._counted()
+            own = render((*self._counters.samples(), *self._backend.samples()))
+        except BaseException:
+            self._scrapes.release()
+            raise
+        return Answer(content_type=page.content_type, body=_Behind(own, page.parts, self._scrapes.release))
 
     def _scrape_failed(self, kind: Kind) -> None:
         self._counters.add("scrape_failures_total", type=kind)
@@ -139,8 +151,9 @@ class Pages:
 class _Behind:
     """One piece and then an iterator's; can be closed unread."""
 
-    def __init__(self, first: bytes, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, first: bytes, parts: Parts, done: Callable[[], None]) -> None:
+        self._parts, self._done = parts, done
+        self._closed = False
         self._chunks = itertools.chain((first,), parts)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -150,7 +163,11 @@ class _Behind:
         return next(self._chunks)
 
     def close(self) -> None:
-        self._parts.close()
+        """Let go of the sources; harmless when it was done before."""
+        if not self._closed:
+            self._closed = True
+            self._parts.close()
+            self._done()
 
 
 class _ReadinessLog:

@@ -5,7 +5,9 @@ which a page that several processes share counts once, so that it stands for wha
 resident memory did.
 """
 
+import os
 import resource
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,8 @@ import psutil
 from pilot_agent.status.exposition import Sample
 
 _NETSTAT: Final = Path("/proc/net/netstat")
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_STARTTIME_FIELD: Final = 19  # of /proc/PID/stat, counted behind the name
 _NO_LIMIT: Final = float((1 << 64) - 1)
 
 
@@ -64,3 +68,9 @@ def _network() -> Iterator[Sample]:
         return
     yield Sample(series="process_network_receive_bytes_total", value=received)
     yield Sample(series="process_network_transmit_bytes_total", value=sent)
+
+
+def seconds_since_start(pid: int) -> float:
+    """Return how long ago the process `pid` was started (resolution: a clock tick, 10 ms)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_STARTTIME_FIELD]) / _CLOCK_TICKS

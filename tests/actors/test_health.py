@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from actors.health import HealthActor, HealthNotes, seconds_since_start
+from actors.health import HealthActor, HealthNotes
 from actors.messages.control import ActorState, PeerRestarted, TreeState
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
 from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadUnhealthy
@@ -17,6 +17,7 @@ from actors.runtime.roles import Role
 from pilot_agent.health import HealthOptions
 from pilot_agent.health.probe import HttpGet, ReadinessProbe
 from pilot_agent.status import StatusListener, StatusOptions
+from pilot_agent.status.process_metrics import seconds_since_start
 from tests.support.context import FakeContext, MemoryNotebook
 from tests.support.fake_envoy_admin import READY, FakeEnvoyAdmin
 from tests.support.http_peer import HttpPeer, reply
@@ -327,6 +328,32 @@ def test_a_taken_status_port_leaves_an_actor_that_works(health: Health) -> None:
     assert isinstance(actor, HealthActor)
     actor.quit(1)
     ref.stop(timeout=5)
+
+
+def test_a_taken_status_port_is_tried_again_until_it_is_ours(
+    health: Health, envoy: FakeEnvoyAdmin, capfd: pytest.CaptureFixture[str]
+) -> None:
+    port = health.port
+
+    def deliver(message: object) -> None:
+        health.refs[-1].tell(message)
+
+    health.context = context = FakeContext(
+        role=Role.HEALTH,
+        options=(HealthOptions(), StatusOptions(port=port, scrape_envoy=False), StatusListener()),
+    )
+    context.deliver = deliver
+    health.refs.append(HealthActor.start(context))
+    health.tell(started(envoy.port))
+    context.advance(1.1)
+    health.tell(NameTableReceived())  # behind the attempt
+    assert "error\tError listening on status port: listen tcp" in capfd.readouterr().out
+    health.listener.close()  # whoever had it is gone
+    context.advance(2.1)
+    health.tell(NameTableReceived())
+    assert health.ready() == 200
+    assert f"info\tOpened status port {port} at last" in capfd.readouterr().out
+    assert not [timer for timer in context.timers if "OpenPort" in repr(timer.message)]
 
 
 def test_the_time_since_a_start_is_measured() -> None:

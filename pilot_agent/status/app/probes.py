@@ -1,6 +1,5 @@
 """Answers `/app-health/…` and `/app-lifecycle/…`: asks the application and tells its caller."""
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -17,6 +16,7 @@ from pilot_agent.status.app.answers import FAILED, PASSED, passed_on
 from pilot_agent.status.app.configuration import AppProber
 from pilot_agent.status.document import ProbeRow
 from pilot_agent.status.messages import TEXT, Answer, Request
+from pilot_agent.status.turns import Turns
 
 _LONGEST_S: Final = 60.0
 """Where no `timeoutSeconds` is given. The reference then waits for ever; the kubelet gives up long before."""
@@ -46,7 +46,7 @@ class AppProbes:
     def __init__(self, options: AppProbeOptions) -> None:
         self._options = options
         self._results: dict[str, tuple[int, float]] = {}  # path → status, seconds since the epoch
-        self._slots = {path: threading.BoundedSemaphore(_AT_ONCE) for path in options.probers}
+        self._slots = {path: Turns(_AT_ONCE) for path in options.probers}
 
     def answer(self, request: Request) -> Answer:
         prober = self._options.probers.get(request.path)
@@ -55,7 +55,7 @@ class AppProbes:
             body = f"app prober config does not exists for {request.path}"
             return Answer(status=400, content_type=TEXT, body=body.encode())
         slots = self._slots[request.path]
-        if not slots.acquire(timeout=prober.timeout_s or _LONGEST_S):
+        if not slots.acquire(prober.timeout_s or _LONGEST_S):
             _log.error(f"{_AT_ONCE} probes of {request.path} are under way, one more got no turn")
             return FAILED
         try:
