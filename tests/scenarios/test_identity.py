@@ -1,0 +1,177 @@
+"""The workload's identity through a pod's life: cold starts, a CA that is away, keys that stay private."""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from benchmarks import rotations
+from lab.istiod import Istiod
+from pilot_agent.security.kept_identity import file_system_type
+from tests.scenarios.conftest import World, agent_for
+from tests.support.agent import RealAgent, calm
+from tests.support.real_envoy import get
+from tests.support.sds_client import SdsClient
+from tests.support.small_ca import Authority, new_key, pem
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.envoy
+
+KEPT = "etc/istio/proxy/identity.kept"
+SOCKET = "var/run/secrets/workload-spiffe-uds/socket"
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory, as a pod's configuration directory is."""
+    with tempfile.TemporaryDirectory(prefix="pa-", dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def served_key(agent: RealAgent, within_s: float = 20.0) -> bytes:
+    """Return the private key that the SDS socket gives, waiting for the socket and for the key."""
+    wait_for((agent.directory / SOCKET).exists, within_s=within_s, what="the SDS socket")
+    with SdsClient(str(agent.directory / SOCKET)) as client:
+        stream = client.stream()
+        stream.names("default")
+        secret = stream.secrets(within_s)["default"]
+        return bytes(secret.tls_certificate.private_key.inline_bytes)
+
+
+def test_a_container_that_starts_again_without_istiod_serves_the_identity_it_had(
+    istiod: Istiod, memory: Path
+) -> None:
+    with calm(agent_for(istiod, memory)) as agent:
+        agent.wait_ready()
+        key, serial = served_key(agent), agent.serial()
+        assert (memory / KEPT).stat().st_mode & 0o777 == 0o600
+        agent.kill()
+        asked = istiod.observed.counts["csr", "signed"]
+        istiod.quit()
+        (memory / SOCKET).unlink()
+
+        began_s = time.monotonic()
+        agent.start()
+        assert served_key(agent) == key
+        assert time.monotonic() - began_s < 3.0
+        agent.wait_log(r"serving the identity that was kept in .*identity\.kept\tserial=")
+        istiod.start()
+        agent.wait_ready()
+        assert agent.serial() == serial
+        assert istiod.observed.counts["csr", "signed"] == asked
+        assert agent.quit() == 0
+        assert not (memory / KEPT).exists()
+
+
+def test_a_new_pod_without_its_ca_says_what_is_missing_and_heals_when_it_is_back(
+    istiod: Istiod, memory: Path
+) -> None:
+    istiod.faults.ca = "unavailable"
+    with calm(agent_for(istiod, memory)) as agent:
+        agent.wait_log(r"no identity of an earlier container: .*No such file")
+        agent.wait_log(r"failed to warm certificate: .*code = Unavailable desc = the CA is down")
+        assert not agent.is_ready()
+        istiod.faults.ca = "up"
+        agent.wait_ready(60.0)
+
+
+def test_switched_off_and_on_a_disk_nothing_is_kept(istiod: Istiod, memory: Path, workdir: Path) -> None:
+    off = agent_for(istiod, memory, environment={"IDENTITY_LAST_KNOWN_GOOD": "off"})
+    with off, agent_for(istiod, workdir) as on_disk:
+        off.wait_ready()
+        on_disk.wait_ready()
+        descriptor = (workdir / "etc/istio/proxy/envoy-rev.json").open("rb")
+        with descriptor:
+            is_memory = file_system_type(descriptor.fileno()) == 0x01021994
+        assert (workdir / KEPT).exists() == is_memory
+        assert not (memory / KEPT).exists()
+
+
+def test_with_the_ca_down_from_the_rotation_on_mtls_works_through_a_restart_of_envoy(world: World) -> None:
+    agent = world.sidecar
+    assert agent.quit() == 0
+    agent.environment["ECC_SIGNATURE_ALGORITHM"] = "ECDSA"
+    world.istiod.faults.certificate_ttl_s = 40
+    agent.start().wait_ready()
+    world.istiod.faults.ca = "unavailable"
+    serial = agent.serial()
+    agent.wait_log("rotation failed, the certificate at hand is served on", 40.0)
+    (envoy,) = agent.envoys()
+    envoy.kill()
+    wait_for(lambda: [one.pid for one in agent.envoys()] not in ([], [envoy.pid]), what="the next Envoy")
+    agent.wait_ready()
+    assert agent.serial() == serial
+    assert "Bookstore" in get(world.port, "/productpage")[1]
+    world.istiod.faults.certificate_ttl_s = None
+    world.istiod.faults.ca = "up"
+    wait_for(lambda: agent.serial() != serial, within_s=20, what="the next certificate")
+    assert "Bookstore" in get(world.port, "/productpage")[1]
+
+
+def plant(directory: Path) -> list[bytes]:
+    """Put a known key pair where certificates of a VM stand; return how its key could be written down."""
+    authority, key = Authority(), new_key()
+    certificate = authority.issue(key.public_key(), lifetime_s=86400)
+    form = PrivateFormat.TraditionalOpenSSL
+    text = key.private_bytes(Encoding.PEM, form, NoEncryption())
+    folder = directory / "etc" / "certs"
+    folder.mkdir(parents=True)
+    (folder / "key.pem").write_bytes(text)
+    (folder / "cert-chain.pem").write_text(pem(certificate))
+    (folder / "root-cert.pem").write_text(authority.root_pem)
+    number = key.private_numbers().private_value.to_bytes(32, "big")
+    lines = [line for line in text.splitlines() if not line.startswith(b"-")]
+    return [number, number.hex().encode(), lines[0], lines[1]]
+
+
+def found_in(data: bytes, key: list[bytes]) -> bool:
+    return any(part in data for part in key) or b"PRIVATE KEY" in data
+
+
+def test_a_planted_key_is_nowhere_in_what_the_agent_writes_prints_and_shows(
+    istiod: Istiod, workdir: Path
+) -> None:
+    key = plant(workdir)
+    environment = {"XDS_ROOT_CA": "var/run/secrets/istio/root-cert.pem"}
+    debug = ("--log_output_level=all:debug",)
+    with calm(agent_for(istiod, workdir, environment=environment, arguments=debug)) as agent:
+        assert found_in(served_key(agent), key)  # it is served, so it would be found
+        wait_for(lambda: agent.admin("/server_info"), what="Envoy")
+        pages = [get(agent.status_port, path)[1] for path in ("/status", "/stats/prometheus")]
+        pages += [agent.admin(path) for path in ("/config_dump", "/certs", "/server_info", "/stats")]
+        family = agent.family()
+        for process in (psutil.Process(agent.process.pid), *family):  # type: ignore[union-attr]
+            for name in ("cmdline", "environ"):
+                pages.append(Path(f"/proc/{process.pid}/{name}").read_bytes().decode("latin-1"))
+        for page in pages:
+            assert not found_in(page.encode("latin-1", errors="replace"), key)
+        for path in workdir.rglob("*"):
+            if path.is_file() and path.parent != workdir / "etc" / "certs":
+                assert not found_in(path.read_bytes(), key), path
+
+
+def test_the_processes_that_hold_keys_write_no_core_and_are_closed_to_their_own_user(
+    istiod: Istiod, workdir: Path
+) -> None:
+    with agent_for(istiod, workdir) as agent:
+        agent.wait_ready()
+        holders = [agent.process.pid, agent.actor_pid("cert"), agent.actor_pid("sds")]  # type: ignore[union-attr]
+        for pid in holders:
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("policy", "count"), [("sds", 12), ("hot-restart", 8)])
+def test_rotations_one_after_the_other_lose_no_handshake_and_no_request(policy: str, count: int) -> None:
+    found = rotations.run(count, policy)
+    assert (found.failed_handshakes, found.failed_requests, found.actor_restarts) == ([], [], 0), str(found)
+    assert found.handshakes > count
+    if policy == "sds":
+        assert found.missed == [], str(found)
+    else:
+        assert 0 <= found.hot_restarts < count, str(found)
