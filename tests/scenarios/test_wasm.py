@@ -3,6 +3,7 @@
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from hashlib import sha256
@@ -18,14 +19,16 @@ from lab.resources import build_snapshot
 from lab.resources.extensions import broken, extended, listener, wasm_plugin
 from lab.snapshot import ECDS, Resource
 from tests.scenarios.conftest import agent_for
-from tests.support.agent import RealAgent
+from tests.scenarios.test_environment import DATA, sealed
+from tests.support.agent import RealAgent, calm
 from tests.support.oci_registry import OciRegistry
 from tests.support.proxy_wasm import header_filter
 from tests.support.real_envoy import free_ports, get
-from tests.support.site import Asked, Site, answer, page
+from tests.support.site import Asked, Site, answer, page, silent
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.envoy
+PATIENT = {"WASM_HTTP_REQUEST_TIMEOUT": "280s"}
 ONE, TWO = header_filter("one"), header_filter("two")
 
 
@@ -85,12 +88,19 @@ def metrics(agent: RealAgent) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def cached(directory: Path) -> list[bytes]:
     return [path.read_bytes() for path in (directory / "var/lib/istio/data").glob("*/*.wasm")]
 
 
 @pytest.mark.parametrize("variant", ["sotw", "delta"])
-def test_a_module_from_a_web_server_runs_in_envoy_and_is_replaced(
+def test_a_module_from_a_web_server_runs_is_replaced_and_goes_on_when_nonsense_follows(
     variant: str, workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
 ) -> None:
     site.pages["/two.wasm"] = page(TWO)
@@ -116,6 +126,21 @@ def test_a_module_from_a_web_server_runs_in_envoy_and_is_replaced(
         )
 
     wait_for(counted, what="the metrics")
+    push_what_nobody_can_take(world, variant)
+    assert world.header() == "two"
+
+
+def push_what_nobody_can_take(world: Extended, variant: str) -> None:
+    """Push it, and see that istiod gets the NACK it would get of the reference."""
+    observed = world.istiod.observed
+    world.push(broken("plugin"))
+    observed.wait_until(lambda seen: seen.nacks(ECDS) == 1)
+    *_, good, bad = [sent for sent in observed.responses if sent.type_url == ECDS]
+    (nack,) = [request for request in observed.requests if request.verdict == "nack"]
+    assert nack.error_message == "extension config 'plugin' has no typed_config"
+    assert nack.response_nonce == bad.nonce
+    assert nack.version_info == (good.version_info if variant == "sotw" else "")
+    assert nack.subscribe == nack.unsubscribe == ()
 
 
 def test_an_image_with_a_pull_secret_runs_in_envoy_and_the_secret_goes_no_further(
@@ -181,27 +206,6 @@ def test_a_slow_download_holds_up_nothing_else(
     assert world.istiod.observed.nack_messages() == []
 
 
-@pytest.mark.parametrize("variant", ["sotw", "delta"])
-def test_a_configuration_that_cannot_be_understood_is_rejected_and_the_last_good_one_goes_on(
-    variant: str, workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
-) -> None:
-    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
-    environment = {"ISTIO_DELTA_XDS": str(variant == "delta").lower()}
-    stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
-    world.wait_header("one")
-    observed = world.istiod.observed
-    observed.wait_until(lambda seen: seen.acks(ECDS) == 1)
-    world.push(broken("plugin"))
-    observed.wait_until(lambda seen: seen.nacks(ECDS) == 1)
-    good, bad = [sent for sent in observed.responses if sent.type_url == ECDS]
-    (nack,) = [request for request in observed.requests if request.verdict == "nack"]
-    assert nack.error_message == "extension config 'plugin' has no typed_config"
-    assert nack.response_nonce == bad.nonce
-    assert nack.version_info == (good.version_info if variant == "sotw" else "")
-    assert nack.subscribe == nack.unsubscribe == ()
-    assert world.header() == "one"
-
-
 def test_a_module_outlives_the_agent_and_is_used_without_its_source(
     workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
 ) -> None:
@@ -263,6 +267,48 @@ def test_a_worker_that_is_killed_in_the_middle_is_replaced(
     worker.kill()
     world.wait_header("one")
     assert "killed by signal 9" in agent.log()
+    assert world.istiod.observed.nack_messages() == []
+
+
+def test_a_download_under_way_holds_up_neither_its_actors_return_nor_the_agents_end(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    site.pages["/one.wasm"] = silent()
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm", timeout="290s"))
+    agent = stack.enter_context(agent_for(world.istiod, workdir, environment=PATIENT))
+    wait_for(lambda: site.count("/one.wasm") == 1, within_s=20, what="the download")
+    psutil.Process(agent.actor_pid("upstream-xds")).kill()
+    wait_for(lambda: site.count("/one.wasm") == 2, within_s=20, what="the successor's download")
+    family = agent.family()
+    began_s = time.monotonic()
+    assert agent.quit() == 0
+    assert time.monotonic() - began_s < 10
+    wait_for(lambda: not any(map(is_alive, family)), what="the end of every process")
+
+
+@pytest.mark.root
+def test_a_read_only_root_and_uid_1337_are_enough_for_a_module(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(calm(sealed(world.istiod, workdir)))
+    world.wait_header("one")
+    assert [path.stat().st_uid for path in (workdir / DATA).rglob("*.wasm")] == [1337]
+    assert "Permission denied" not in agent.log()
+    assert "Read-only file system" not in agent.log()
+
+
+@pytest.mark.root
+def test_a_cache_that_cannot_be_written_costs_the_filter_alone_and_is_said(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(calm(sealed(world.istiod, workdir, without=DATA)))
+    agent.wait_ready()
+    world.wait_status(403)
+    said = [line for line in agent.log().splitlines() if "cannot be kept in" in line]
+    assert len(said) == 1
+    assert "/var/lib/istio/data: [Errno 30] Read-only file system" in said[0]
     assert world.istiod.observed.nack_messages() == []
 
 
