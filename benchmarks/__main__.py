@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import dns, envoy_killed, hot_restart, latency, memory, startup
+from benchmarks import dns, envoy_killed, hot_restart, identity, latency, memory, startup
 
 _QUESTIONS: Final = {
     "memory": memory.run,
     "startup": startup.run,
     "latency": latency.run,
     "dns": dns.run,
+    "identity": identity.run,
     "hot_restart": hot_restart.run,
     "envoy_killed": envoy_killed.run,
 }

@@ -135,6 +135,28 @@ def test_a_short_lived_certificate_is_rotated_by_push_though_cert_actor_is_kille
     assert len(ca.requests) == 3
 
 
+def test_however_often_both_are_killed_through_rotations_the_ca_signs_once_for_each_and_nothing_stays_away(
+    plant: Callable[[], Tree], ca: SmallCa
+) -> None:
+    ca.lifetime_s = 5.0  # due after two and a half
+    tree = plant()
+    seen: list[bytes] = []
+    for role in ("sds", "cert", "sds", "cert", "cert", "sds"):
+        with SdsClient(SOCKET) as client:
+            stream = client.stream()
+            stream.names("default")
+            for _ in range(2 if role == "cert" else 1):
+                secret = stream.secrets(20.0)["default"]
+                seen.append(secret.tls_certificate.private_key.inline_bytes)
+            tree.kill(role)
+    with SdsClient(SOCKET) as client:
+        version_and_key(client)
+    rotations = len(dict.fromkeys(seen))
+    # A signing that a kill of CertActor cuts off is begun anew; nothing else is asked twice.
+    assert len(ca.requests) <= rotations + 3 + 1
+    assert rotations >= 4
+
+
 def test_two_hundred_secrets_of_two_envoys_come_out_of_one_csr(
     plant: Callable[[], Tree], ca: SmallCa
 ) -> None:

@@ -1,6 +1,7 @@
 """The workload's identity through a pod's life: cold starts, a CA that is away, keys that stay private."""
 
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -127,6 +128,44 @@ def plant(directory: Path) -> list[bytes]:
     number = key.private_numbers().private_value.to_bytes(32, "big")
     lines = [line for line in text.splitlines() if not line.startswith(b"-")]
     return [number, number.hex().encode(), lines[0], lines[1]]
+
+
+def publish(folder: Path, authority: Authority, number: int) -> bytes:
+    """Change a mounted secret as the kubelet does; return the new key."""
+    key, chain = authority.workload_pair("spiffe://cluster.local/ns/default/sa/bookinfo-apps")
+    made = folder / f"..{number}"
+    made.mkdir(parents=True)
+    for name, text in (("key", key), ("cert-chain", chain), ("root-cert", authority.root_pem)):
+        (made / f"{name}.pem").write_text(text)
+    new, link = folder / "..data_tmp", folder / "..data"
+    old = link.readlink() if link.is_symlink() else None
+    new.symlink_to(made.name)
+    new.rename(link)
+    if old is not None:
+        shutil.rmtree(folder / old)
+    else:
+        for name in ("key", "cert-chain", "root-cert"):
+            (folder / f"{name}.pem").symlink_to(f"..data/{name}.pem")
+    return key.encode()
+
+
+def test_each_publication_of_mounted_certificates_is_served_within_a_second_or_two(
+    istiod: Istiod, workdir: Path
+) -> None:
+    authority, folder = Authority(), workdir / "etc" / "certs"
+    key = publish(folder, authority, 0)
+    environment = {"XDS_ROOT_CA": "var/run/secrets/istio/root-cert.pem", "CERT_ROTATION_POLICY": "sds"}
+    with calm(agent_for(istiod, workdir, environment=environment)) as agent:
+        assert served_key(agent) == key
+        with SdsClient(str(workdir / SOCKET)) as client:
+            stream = client.stream()
+            stream.names("default")
+            stream.secrets()
+            for number in range(1, 6):
+                key = publish(folder, authority, number)
+                secret = stream.secrets(3.0)["default"]
+                assert secret.tls_certificate.private_key.inline_bytes == key
+        assert istiod.observed.counts["csr", "signed"] == 0
 
 
 def found_in(data: bytes, key: list[bytes]) -> bool:
