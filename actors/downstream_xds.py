@@ -11,6 +11,7 @@ import msgspec
 from actors.messages.control import PeerRestarted
 from actors.messages.xds import (
     ReplayWanted,
+    ResumptionRefused,
     StreamClosed,
     StreamId,
     StreamOpened,
@@ -20,7 +21,6 @@ from actors.messages.xds import (
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
-from pilot_agent.grpc_bootstrap import GrpcBootstrapError, GrpcBootstrapOptions
 from pilot_agent.log import get_logger
 from pilot_agent.sockets import SocketError
 from pilot_agent.xds import reflection
@@ -62,6 +62,7 @@ class DownstreamXdsActor(RuntimeActor):
         self._server: Server | None = None
         self._asked: dict[int, queue.SimpleQueue[bytes]] = {}
         context.on_channel(ReplayWanted, self._streams.on_replay_wanted)
+        context.on_channel(ResumptionRefused, self._streams.on_refused)
         context.on_channel(UpstreamClosed, self._streams.on_upstream_closed)
 
     def on_start(self) -> None:
@@ -72,12 +73,6 @@ class DownstreamXdsActor(RuntimeActor):
             self.context.fatal(f"failed to start xds proxy: {error}")
             return
         self._server.start()
-        if self.context.incarnation == 1:
-            try:
-                self.context.settings(GrpcBootstrapOptions).write()
-            except GrpcBootstrapError as error:
-                self.context.fatal(str(error))
-                return
         self.context.ready()
 
     def on_message(self, message: object) -> object:
@@ -184,6 +179,11 @@ class Streams:
             stream = self._open.get(message.stream)
             if stream is not None:
                 stream.begin_leg(unless_after=message.leg)
+
+    def on_refused(self, _: Role, message: ResumptionRefused) -> None:
+        stream = self._open.get(message.stream)
+        if stream is not None:
+            stream.end(message.code, message.details)
 
     def on_upstream_closed(self, _: Role, message: UpstreamClosed) -> None:
         stream = self._open.get(message.stream)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any, Final
 
 import msgspec
 
@@ -13,10 +14,13 @@ from actors.messages.health import WorkloadHealthy, WorkloadUnhealthy
 from actors.messages.xds import (
     NameTable,
     ReplayWanted,
+    ResumptionRefused,
+    ShowStreams,
     StreamClosed,
     StreamId,
     StreamOpened,
     StreamsHeld,
+    StreamsShown,
 )
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
@@ -24,19 +28,26 @@ from actors.runtime.roles import Role
 from pilot_agent.log import get_logger
 from pilot_agent.xds import dialer, type_urls
 from pilot_agent.xds.dialer import Dialer
-from pilot_agent.xds.envelope import DeltaResponse, SotwResponse
-from pilot_agent.xds.istiod_stream import Health, IstiodStream
+from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
+from pilot_agent.xds.istiod_stream import IstiodStream
+from pilot_agent.xds.known_good.stores import Stores
 from pilot_agent.xds.ledger import Ledger
+from pilot_agent.xds.leg import Health
 from pilot_agent.xds.options import XdsOptions
+from pilot_agent.xds.states import StreamShown
 
+COMPACT_WORKER: Final = "compact-last-known-good"
+_COMPACT_TIMEOUT_S: Final = 120.0
+_FLUSH_S: Final = 1.0
 _log = get_logger("xdsproxy")
 
 
 class UpstreamNotes(msgspec.Struct, frozen=True, kw_only=True):
-    """What outlives this actor: the last verdict on the application."""
+    """What outlives this actor: the verdict on the application, and who stands on an old configuration."""
 
-    has_verdict: bool
-    error: str | None  # None: healthy
+    has_verdict: bool = False
+    error: str | None = None  # None: healthy
+    stale: frozenset[str] = frozenset()  # streams that were answered from the last known good, by label
 
 
 class UpstreamXdsActor(RuntimeActor):
@@ -45,17 +56,21 @@ class UpstreamXdsActor(RuntimeActor):
     Messages of a stream never pass the mailbox, so that their order is that of the channel.
 
     Crash policy: the streams to istiod are lost. DownstreamXdsActor, which knows what Envoy has
-    subscribed to, has a successor open them again; the application's health is in the notebook.
+    subscribed to, has a successor open them again; the application's health is in the notebook. Of the
+    last known good configuration the newest updates may be missing on the disk.
     """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._options = context.settings(XdsOptions)
         self._health = Health()
-        notes = context.notebook.restore(UpstreamNotes)
-        if notes is not None and notes.has_verdict:
-            self._health.set(notes.error)
-        self._streams = streams = Streams(context, self._options, self._health)
+        self._notes_lock = threading.Lock()
+        self._notes = context.notebook.restore(UpstreamNotes) or UpstreamNotes()
+        if self._notes.has_verdict:
+            self._health.set(self._notes.error)
+        self._compactions = Compactions(context)
+        self._stores = self._make_stores()
+        self._streams = streams = Streams(context, self._options, self._health, self._stores)
         # Here and not in on_start: channels are read as soon as the actor is made.
         context.on_channel(StreamOpened, streams.on_opened)
         context.on_channel(StreamClosed, streams.on_closed)
@@ -78,10 +93,15 @@ class UpstreamXdsActor(RuntimeActor):
                 self._note_health(message.message)
             case PeerRestarted(role=Role.DOWNSTREAM_XDS):
                 self._streams.drop(lambda stream: stream.incarnation < message.incarnation)
+            case ShowStreams():
+                shown = StreamsShown(number=message.number, streams=self._streams.shown())
+                self.context.send(Role.HEALTH, shown)
             case PeerRestarted(role=Role.DNS):
                 self._streams.name_tables.send_again()
             case PeerRestarted():
                 pass
+            case WorkerFinished(kind=kind) if kind == COMPACT_WORKER:
+                self._compactions.finished(message, self._stores)
             case WorkerFinished():
                 self._streams.conversions.finished(message)
             case PurgeDue():
@@ -92,18 +112,61 @@ class UpstreamXdsActor(RuntimeActor):
 
     def quit(self, deadline_s: float) -> None:
         self._streams.end_all(deadline_s)
+        if self._stores is not None:
+            self._stores.flush(min(deadline_s, _FLUSH_S))
+
+    def _make_stores(self) -> Stores | None:
+        options = self._options.last_known_good
+        if options is None:
+            return None
+        return Stores(
+            options,
+            compact=self._compactions.start,
+            gauge=self.context.gauge,
+            count=self.context.count,
+            stale=self._notes.stale,
+            stale_changed=lambda names: self._note(stale=names),
+        )
 
     def _note_health(self, error: str | None) -> None:
         self._health.set(error)
-        self.context.notebook.save(UpstreamNotes(has_verdict=True, error=error))
+        self._note(has_verdict=True, error=error)
         self._streams.report_health()
+
+    def _note(self, **changes: Any) -> None:  # Any: the fields of the notes
+        with self._notes_lock:
+            self._notes = msgspec.structs.replace(self._notes, **changes)
+            self.context.notebook.save(self._notes)
+
+
+class Compactions:
+    """Has the last known good's files compacted by workers. Thread-safe."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._lock = threading.Lock()
+        self._running: dict[int, str] = {}  # worker_id → the store's key
+
+    def start(self, key: str, request: bytes) -> None:
+        with self._lock:
+            number = self._context.run_worker(COMPACT_WORKER, request, timeout_s=_COMPACT_TIMEOUT_S)
+            self._running[number] = key
+
+    def finished(self, message: WorkerFinished, stores: Stores | None) -> None:
+        with self._lock:
+            key = self._running.pop(message.worker_id, None)
+        if key is None or stores is None:
+            return
+        if message.result is None:
+            _log.warn(f"last known good configuration not compacted: {message.error}")
+        stores.compacted(key, message.result)
 
 
 class Streams:
     """The streams to istiod, by Envoy's stream. Thread-safe."""
 
-    def __init__(self, context: Context, options: XdsOptions, health: Health) -> None:
-        self._context, self._options, self._health = context, options, health
+    def __init__(self, context: Context, options: XdsOptions, health: Health, stores: Stores | None) -> None:
+        self._context, self._options, self._health, self._stores = context, options, health, stores
         self._dialer, self._ledger = Dialer(options), Ledger(context)
         self._lock = threading.Lock()
         self._wants_name_table = options.wants_name_table
@@ -124,6 +187,19 @@ class Streams:
 
     def on_held(self, _: Role, message: StreamsHeld) -> None:
         self.drop(lambda stream: stream not in message.streams)
+        if self._stores is not None:
+            self._stores.hold(frozenset(stream.label for stream in message.streams))
+
+    def shown(self) -> tuple[StreamShown, ...]:
+        """Return what can be told of each stream."""
+        with self._lock:
+            known = list(self._open.values())
+        return tuple(
+            stream.states.shown(
+                name=opened.stream.label, variant=opened.variant, generation=opened.generation
+            )
+            for opened, stream, _ in known
+        )
 
     def on_name_table_wanted(self, sender: Role, message: NameTableWanted) -> None:
         del sender, message
@@ -139,6 +215,8 @@ class Streams:
         with self._lock:
             for identity in [each for each in self._open if is_gone(each)]:
                 self._open.pop(identity)[1].close()
+                if self._stores is not None:
+                    self._stores.stale(identity.label, is_stale=False)
         self.conversions.closed(is_gone)
 
     def report_health(self) -> None:
@@ -182,6 +260,11 @@ class Streams:
             port=_Port(self._context, opened, self.name_tables, self._ledger, self.conversions),
             health=self._health,
             consumes=tuple(type_url for type_url, is_wanted in wanted.items() if is_wanted),
+            known_good=None
+            if self._stores is None
+            else self._stores.for_stream(
+                variant=opened.variant, generation=opened.generation, name=opened.stream.label
+            ),
         )
 
     def _start(self, stream: IstiodStream) -> threading.Thread:
@@ -234,14 +317,18 @@ class _Port:
     def seen_response(self, seen: SotwResponse | DeltaResponse) -> None:
         self._ledger.response(seen)
 
-    def seen_request(self, body: bytes) -> None:
-        self._ledger.request(self._variant, body)
+    def seen_request(self, seen: SotwRequest | DeltaRequest) -> None:
+        self._ledger.request(seen)
 
     def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None:
         return self._conversions.take(self._identity, self._variant, leg, seen)
 
     def replay(self, leg: int) -> None:
         self._context.send(Role.DOWNSTREAM_XDS, ReplayWanted(stream=self._identity, leg=leg))
+
+    def refused(self, code: int, details: str) -> None:
+        message = ResumptionRefused(stream=self._identity, code=code, details=details)
+        self._context.send(Role.DOWNSTREAM_XDS, message)
 
     def name_table(self, body: bytes) -> None:
         self._name_tables.send(body)

@@ -17,6 +17,8 @@ from typing import Literal
 
 import msgspec
 
+from pilot_agent.xds.states import StreamShown
+
 Variant = Literal["sotw", "delta"]
 
 
@@ -73,6 +75,17 @@ class UpstreamClosed(msgspec.Struct, frozen=True, kw_only=True):
     details: str
 
 
+class ResumptionRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """UpstreamXds → DownstreamXds: istiod does not go on from where Envoy is; end Envoy's stream.
+
+    Envoy then starts afresh. Mirrors: `upstreamError`.
+    """
+
+    stream: StreamId
+    code: int  # istiod's gRPC status code
+    details: str
+
+
 class StreamsHeld(msgspec.Struct, frozen=True, kw_only=True):
     """DownstreamXds → UpstreamXds, after the latter was restarted: Envoy's open streams; drop all others.
 
@@ -81,6 +94,19 @@ class StreamsHeld(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     streams: tuple[StreamId, ...]
+
+
+class ShowStreams(msgspec.Struct, frozen=True, kw_only=True):
+    """Health → UpstreamXds: what can be told of the streams? For the status page. Reply: StreamsShown."""
+
+    number: int  # repeated in the answer
+
+
+class StreamsShown(msgspec.Struct, frozen=True, kw_only=True):
+    """UpstreamXds → Health: each stream with its types, as of now."""
+
+    number: int
+    streams: tuple[StreamShown, ...]
 
 
 class NameTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -99,6 +99,13 @@ FAMILIES: Final[dict[str, Family]] = {
     "envoy_uptime_seconds": Family("gauge", "Time since the newest Envoy was started."),
     "ready": Family("gauge", "1 when the last question for readiness was answered with yes."),
     "sds_acks": Family("counter", "How many SDS responses Envoy accepted."),
+    "xds_last_known_good_bytes": Family("gauge", "Bytes of the last known good configuration on the disk."),
+    "xds_last_known_good_responses": Family(
+        "counter", "Responses that Envoy got from the last known good configuration."
+    ),
+    "xds_last_known_good_serving": Family(
+        "gauge", "Streams of Envoy's that stand on the last known good configuration: 0 when all is live."
+    ),
     "supervisor_pss_bytes": Family("gauge", "Proportional set size of the supervisor's process."),
     "xds_accepted_age_seconds": Family("gauge", "Time since Envoy accepted this version from istiod."),
     "xds_acks": Family("counter", "How many responses of istiod's Envoy accepted."),

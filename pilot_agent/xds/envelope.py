@@ -86,6 +86,10 @@ class SotwRequest(NamedTuple):
     is_nack: bool
     spans: Spans  # 1 version_info, 2 node, 3 resource_names, 4 type_url, 5 response_nonce, 6 error_detail
 
+    def error_text(self) -> str:
+        """Return why Envoy rejected a response; empty where it did not."""
+        return _status_message(self.spans.last(6))
+
 
 class SotwResponse(NamedTuple):
     """DiscoveryResponse."""
@@ -107,6 +111,10 @@ class DeltaRequest(NamedTuple):
     subscribe: list[bytes]
     unsubscribe: list[bytes]
     spans: Spans  # 1 node, 2 type_url, 5 initial_resource_versions, 6 response_nonce, 7 error_detail
+
+    def error_text(self) -> str:
+        """Return why Envoy rejected a response; empty where it did not."""
+        return _status_message(self.spans.last(7))
 
     def initial_resource_versions(self) -> dict[bytes, bytes]:
         """Return name → version of what the client says it holds."""
@@ -163,6 +171,14 @@ def read_delta_response(data: bytes) -> DeltaResponse:
     """Raises: WireError."""
     spans = Spans(data)
     return DeltaResponse(spans.text(4), spans.text(5), spans.count(2), spans.all(6), spans)
+
+
+def _status_message(status: bytes | None) -> str:
+    """Return the message of a google.rpc.Status."""
+    try:
+        return Spans(status or b"").text(2)
+    except WireError:
+        return "unreadable"
 
 
 def _scan(data: bytes, at: int, stop: int) -> dict[int, list[int]]:

@@ -9,12 +9,10 @@ Envoy's transport has taken it, so that HTTP/2 flow control holds istiod back.
 import queue
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
-from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 
 from pilot_agent.log import get_logger
@@ -23,7 +21,9 @@ from pilot_agent.wire import WireError
 from pilot_agent.xds import debug_lines, memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
 from pilot_agent.xds.envelope import (
+    DeltaRequest,
     DeltaResponse,
+    SotwRequest,
     SotwResponse,
     read_delta_request,
     read_delta_response,
@@ -31,81 +31,36 @@ from pilot_agent.xds.envelope import (
     read_sotw_response,
 )
 from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
+from pilot_agent.xds.known_good.stream import KnownGood
+from pilot_agent.xds.leg import ASK, REPORT, Health, Leg
 from pilot_agent.xds.outcome import Outcome
-from pilot_agent.xds.pipes import UpstreamEnd
+from pilot_agent.xds.states import States
 
 if TYPE_CHECKING:
     from pilot_agent.xds.istiod_call import IstiodCall
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
-"""Envoy's own figures for its ADS stream. A leg that lived this long begins a new row of attempts."""
+"""Envoy's own figures for its ADS stream. As there, an answer of istiod's begins a new row of attempts."""
 _ASK_AGAIN_S: Final = 5.0
 _log = get_logger("xdsproxy")
-
-
-class Health:
-    """The application's last known state, which every stream tells istiod. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._verdict: tuple[str | None] | None = None
-
-    def set(self, error: str | None) -> None:
-        self._verdict = (error,)
-
-    def request(self, variant: requests.Variant) -> bytes | None:
-        """Return the report, None when nothing is known yet."""
-        verdict = self._verdict
-        return None if verdict is None else requests.health(variant, type_urls.HEALTH, verdict[0])
 
 
 class DownstreamPort(Protocol):
     """Where a stream's events go; called in order of the stream, and never blocking."""
 
     def replay(self, leg: int) -> None: ...
+    def refused(self, code: int, details: str) -> None: ...
     def name_table(self, body: bytes) -> None: ...
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
     def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None: ...
     def count(self, name: str, **labels: str) -> None: ...
     def seen_response(self, seen: SotwResponse | DeltaResponse) -> None: ...
-    def seen_request(self, body: bytes) -> None: ...
+    def seen_request(self, seen: SotwRequest | DeltaRequest) -> None: ...
 
 
 class LegLostError(Exception):
-    """A leg ended soon after it began: the next one waits longer."""
-
-
-class _Report:
-    """Stands in the queue of requests for "tell the health state now"."""
-
-
-class _Ask:
-    """Stands in the queue of requests for "ask for the internal types that are new"."""
-
-
-_ASK: Final = _Ask()
-
-
-_REPORT: Final = _Report()
-
-
-class _Leg:
-    """What belongs to one connection."""
-
-    def __init__(self, number: int, descriptors: tuple[int, ...]) -> None:
-        self.number = number
-        self.pipes: UpstreamEnd[bytes | _Report | _Ask] = UpstreamEnd(*descriptors)
-        self.turn = threading.Lock()  # held from the choice of what Envoy gets next until it is sent
-        self.over = threading.Event()
-        self.was_served = False  # a response has come
-        self.call: IstiodCall | None = None  # once it was made
-
-    def end(self) -> None:
-        """Cancel the call and let go of everybody who waits; may be called twice and from any thread."""
-        self.over.set()
-        self.pipes.end()
-        if self.call is not None:
-            self.call.cancel()
+    """A leg ended without an answer of istiod's: the next one waits longer."""
 
 
 class IstiodStream:
@@ -121,39 +76,47 @@ class IstiodStream:
         port: DownstreamPort,
         health: Health,
         consumes: tuple[str, ...] = (),
+        known_good: KnownGood | None = None,
     ) -> None:
         """`consumes` are the internal type URLs that the agent takes for itself, in order of asking."""
         self.variant, self.name = variant, name
         self._address, self._dialer, self._port, self._health = address, dialer, port, health
-        self._consumes = consumes
+        self._consumes, self._known_good = consumes, known_good
+        self.states = States()
+        self._may_resume = False  # istiod answered on a leg of this stream
         self._closed = threading.Event()
-        self._opened: queue.SimpleQueue[_Leg | None] = queue.SimpleQueue()
-        self._current: _Leg | None = None
+        self._opened: queue.SimpleQueue[Leg | None] = queue.SimpleQueue()
+        self._current: Leg | None = None
         self._extensions_version = ""  # the last one that Envoy said it holds of ECDS
 
     def open(self, leg: int, descriptors: tuple[int, ...]) -> None:
         """Begin this leg, whose sockets the descriptors are; one that is under way is over."""
-        previous, self._current = self._current, _Leg(leg, descriptors)
+        # This process's first leg is a later one where its predecessor died.
+        self._may_resume = self._may_resume or (self._current is None and leg > 1)
+        previous, self._current = self._current, Leg(leg, descriptors)
         self._opened.put(self._current)
         if previous is not None:
             previous.end()
 
     def report_health(self) -> None:
         if self._current is not None:
-            self._current.pipes.insert(_REPORT)
+            self._current.pipes.insert(REPORT)
 
     def consume(self, type_url: str) -> None:
         """Take one more internal type, on this leg and on those that follow."""
         self._consumes = (*self._consumes, type_url)
         if self._current is not None:
-            self._current.pipes.insert(_ASK)
+            self._current.pipes.insert(ASK)
 
     def deliver(self, leg: int, make: Callable[[], bytes | None]) -> None:
         """Send Envoy what `make` returns (None: nothing) when it is its turn; does not wait for that."""
         current = self._current
         if current is not None and current.number == leg:
             late = threading.Thread(
-                target=self._send, args=(current, make), name=f"late-{self.name}", daemon=True
+                target=self._send,
+                args=(current, lambda: self._converted(make())),
+                name=f"late-{self.name}",
+                daemon=True,
             )
             late.start()
 
@@ -181,33 +144,51 @@ class IstiodStream:
                 retry=retry_if_exception_type(LegLostError),
                 wait=wait_random_exponential(multiplier=BACKOFF_BASE_S, max=BACKOFF_CAP_S),
                 stop=stop_when_event_set(self._closed),
-                sleep=sleep_using_event(self._closed),
+                sleep=self._pause,
             )
             try:
                 row_of_attempts(self._next_leg)
             except RetryError:
                 return
-            self._closed.wait(random.uniform(0, BACKOFF_BASE_S))  # noqa: S311  # spreads the load only
+            self._pause(random.uniform(0, BACKOFF_BASE_S))  # noqa: S311  # spreads the load only
+
+    def _pause(self, seconds: float) -> None:
+        """Wait between two attempts; where istiod was never heard, the store answers Envoy meanwhile."""
+        if self._known_good is None or not self._known_good.can_answer:
+            self._closed.wait(seconds)
+            return
+        grace_s = self._known_good.refusal_grace_left_s
+        if grace_s > 0:
+            self._closed.wait(min(seconds, grace_s))
+            return
+        leg = self._wait_for_leg()
+        if leg is not None:
+            self.states.begin_leg(leg.number)
+            self._known_good.serve(leg.pipes, at_least_s=seconds, states=self.states)
+            leg.end()
 
     def _next_leg(self) -> None:
         """Serve one leg to its end.
 
         Raises:
-            LegLostError: it did not live long.
+            LegLostError: istiod did not answer on it.
         """
         leg = self._wait_for_leg()
         if leg is None:
             return
-        began_s = time.monotonic()
         outcome = self._serve(leg)
         leg.end()
         if leg is not self._current:
             return
         self._report(outcome)
-        if not self._closed.is_set() and time.monotonic() - began_s < BACKOFF_CAP_S:
-            raise LegLostError(str(outcome))
+        if leg.was_served or self._closed.is_set():
+            return
+        if self._may_resume and outcome.refuses_to_resume:
+            _log.warn(f"the XDS server refuses to resume, Envoy starts afresh: {outcome}", id=self.name)
+            self._port.refused(outcome.code.value, outcome.details)
+        raise LegLostError(str(outcome))
 
-    def _wait_for_leg(self) -> _Leg | None:
+    def _wait_for_leg(self) -> Leg | None:
         """Return the newest leg that was opened, asking for one if there is none; None when closed."""
         current = self._current
         while not self._closed.is_set():
@@ -223,7 +204,30 @@ class IstiodStream:
                 return leg
         return None
 
-    def _serve(self, leg: _Leg) -> Outcome:
+    def _serve(self, leg: Leg) -> Outcome:
+        self.states.begin_leg(leg.number)
+        if self._known_good is None:
+            return self._attempt(leg)
+        self._known_good.begin_leg()
+        patience_s = self._known_good.patience_s(leg.number)
+        impatience = threading.Timer(patience_s, self._give_up, (leg,))
+        impatience.daemon = True
+        impatience.start()
+        try:
+            outcome = self._attempt(leg)
+        finally:
+            impatience.cancel()
+        if leg.is_given_up:
+            return Outcome(Code.DEADLINE_EXCEEDED, f"no answer within {patience_s:.1f}s")
+        return outcome
+
+    def _give_up(self, leg: Leg) -> None:
+        """End an attempt that istiod does not answer, if there is somebody else to answer."""
+        if not leg.was_served and self._known_good is not None and self._known_good.can_answer:
+            leg.is_given_up = True
+            leg.end()
+
+    def _attempt(self, leg: Leg) -> Outcome:
         try:
             connection = self._dialer.connect()
         except DialError as error:
@@ -238,7 +242,7 @@ class IstiodStream:
             connection.close()
             _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
 
-    def _read(self, leg: _Leg, call: "IstiodCall") -> Outcome:
+    def _read(self, leg: Leg, call: "IstiodCall") -> Outcome:
         """Pass istiod's responses on until the stream ends.
 
         "connected" is said at the first of them: gRPC's watch of a channel (`subscribe`) would tell it
@@ -252,7 +256,7 @@ class IstiodStream:
         for body in call.responses():
             if not leg.was_served:
                 _log.info(f"connected to {self._kind}upstream XDS server: {self._address}", id=self.name)
-            leg.was_served = True
+                self._note_answer(leg)
             try:
                 self._dispatch(leg, body)
             except WireError as error:
@@ -265,12 +269,17 @@ class IstiodStream:
                 memory.trim_soon()
         return malformed or Outcome(call.code, call.details, call.code is Code.OK or leg.was_served)
 
-    def _malformed(self, leg: _Leg, error: WireError) -> Outcome:
+    def _note_answer(self, leg: Leg) -> None:
+        leg.was_served = self._may_resume = True
+        if self._known_good is not None:
+            self._known_good.answered()
+
+    def _malformed(self, leg: Leg, error: WireError) -> Outcome:
         _log.error(f"malformed response from the XDS server {self._address}: {error}", id=self.name)
         leg.end()
         return Outcome(Code.INTERNAL, f"failed to unmarshal the received message: {error}")
 
-    def _dispatch(self, leg: _Leg, body: bytes) -> None:
+    def _dispatch(self, leg: Leg, body: bytes) -> None:
         """Send one response where it belongs.
 
         Raises:
@@ -286,15 +295,28 @@ class IstiodStream:
             name_table=type_urls.NAME_TABLE in self._consumes,
             trust_bundle=type_urls.PROXY_CONFIG in self._consumes,
         )
-        if goes_to == "envoy":
-            is_ecds = seen.type_url == type_urls.ECDS
-            self._send(leg, lambda: self._port.extension_configs(leg.number, seen) if is_ecds else body)
-        elif goes_to == "nobody":
+        if goes_to == "nobody":
             _log.error(f"unknown type url {seen.type_url}: response dropped", id=self.name)
-        elif seen.resource_count:
-            leg.pipes.insert(self._consume(seen))
+            return
+        self.states.response(seen, "istiod")
+        if goes_to != "envoy":
+            if seen.resource_count:
+                leg.pipes.insert(self._consume(seen))
+        elif seen.type_url == type_urls.ECDS:
+            self._send(leg, lambda: self._converted(self._port.extension_configs(leg.number, seen)))
+        else:
+            if self._known_good is not None:
+                self._known_good.response(seen)
+            self._send(leg, lambda: body)
 
-    def _send(self, leg: _Leg, make: Callable[[], bytes | None]) -> None:
+    def _converted(self, body: bytes | None) -> bytes | None:
+        """Note what Envoy gets instead of what istiod sent."""
+        if body is not None and self._known_good is not None:
+            is_sotw = self.variant == "sotw"
+            self._known_good.response(read_sotw_response(body) if is_sotw else read_delta_response(body))
+        return body
+
+    def _send(self, leg: Leg, make: Callable[[], bytes | None]) -> None:
         """Send Envoy what `make` returns when its turn has come; None is nothing."""
         with leg.turn:
             body = make()
@@ -317,7 +339,7 @@ class IstiodStream:
             self.variant, seen.type_url, version_info=version_info, nonce=seen.nonce, error=problem
         )
 
-    def _outgoing(self, leg: _Leg) -> Iterator[bytes]:
+    def _outgoing(self, leg: Leg) -> Iterator[bytes]:
         """Yield what istiod gets: Envoy's requests, and behind the first one for listeners our own.
 
         The health state is read after it is known that reports may pass: the other order would lose a
@@ -328,36 +350,35 @@ class IstiodStream:
         while (item := leg.pipes.receive()) is not None:
             is_first = False
             if isinstance(item, bytes):
-                self._note_version(item)
+                is_first = self._note_request(item) and not may_report
                 yield self._sent(item)
-                is_first = not may_report and self._asks_for_listeners(item)
                 may_report = may_report or is_first
             if not may_report:
                 continue
             for type_url in [each for each in self._consumes if each not in asked]:
                 asked.add(type_url)
                 yield self._sent(requests.subscription(self.variant, type_url))
-            report = self._health.request(self.variant) if is_first or item is _REPORT else None
+            report = self._health.request(self.variant) if is_first or item is REPORT else None
             if report is not None:
                 yield self._sent(report)
         leg.end()
 
     def _sent(self, body: bytes) -> bytes:
         self._port.count("xds_proxy_requests")
-        self._port.seen_request(body)
         if _log.enabled("debug"):
             debug_lines.request(self.variant, self.name, body)
         return body
 
-    def _note_version(self, body: bytes) -> None:
-        if self.variant == "sotw":
-            asked = read_sotw_request(body)
-            if asked.type_url == type_urls.ECDS and asked.version_info:
-                self._extensions_version = asked.version_info
-
-    def _asks_for_listeners(self, body: bytes) -> bool:
-        read = read_sotw_request if self.variant == "sotw" else read_delta_request
-        return read(body).type_url == type_urls.LISTENER
+    def _note_request(self, body: bytes) -> bool:
+        """Note what is asked for, or answered; return whether it is about listeners."""
+        seen = read_sotw_request(body) if self.variant == "sotw" else read_delta_request(body)
+        self._port.seen_request(seen)
+        self.states.request(seen)
+        if self._known_good is not None:
+            self._known_good.request(seen)
+        if isinstance(seen, SotwRequest) and seen.type_url == type_urls.ECDS and seen.version_info:
+            self._extensions_version = seen.version_info
+        return seen.type_url == type_urls.LISTENER
 
     @property
     def _kind(self) -> str:

@@ -8,20 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pilot_agent.wire import WireError
 from pilot_agent.xds import type_urls
-from pilot_agent.xds.envelope import (
-    DeltaResponse,
-    SotwResponse,
-    Spans,
-    read_delta_request,
-    read_sotw_request,
-)
-from pilot_agent.xds.requests import Variant
+from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
 
 _TEXT_LIMIT: Final = 2000
 _SYSTEM_VERSION: Final = 1  # field of DeltaDiscoveryResponse
-_ERROR_DETAIL: Final[dict[Variant, int]] = {"sotw": 6, "delta": 7}
 
 
 class Page(Protocol):
@@ -47,13 +38,8 @@ class Ledger:
             self._pushed[name] = seen.nonce, version
         self._tell(name, pushed=version, pushed_at=self._moment(), resources=str(seen.resource_count))
 
-    def request(self, variant: Variant, body: bytes) -> None:
+    def request(self, asked: SotwRequest | DeltaRequest) -> None:
         """Note what is answered to it; a request that is no answer is passed over."""
-        read = read_sotw_request if variant == "sotw" else read_delta_request
-        try:
-            asked = read(body)
-        except WireError:
-            return
         if not asked.response_nonce:
             return
         name = type_urls.short_name(asked.type_url)
@@ -63,7 +49,7 @@ class Ledger:
             version = ""  # an answer to an older response: its version is not known any more
         if asked.is_nack:
             self._page.count("xds_nacks", type=name)
-            self._tell(name, nack=_error_text(variant, asked.spans), nack_at=self._moment(), refused=version)
+            self._tell(name, nack=asked.error_text(), nack_at=self._moment(), refused=version)
         else:
             self._page.count("xds_acks", type=name)
             self._tell(name, version=version, accepted_at=self._moment())
@@ -74,8 +60,3 @@ class Ledger:
 
     def _moment(self) -> str:
         return f"{self._now():.3f}"
-
-
-def _error_text(variant: Variant, spans: Spans) -> str:
-    details = spans.all(_ERROR_DETAIL[variant])
-    return Spans(details[-1]).text(2) if details else ""

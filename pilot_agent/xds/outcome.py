@@ -26,6 +26,19 @@ _ANY_TEXTS: Final = (
 )
 
 
+_REFUSALS: Final = frozenset(
+    {
+        Code.INVALID_ARGUMENT,
+        Code.FAILED_PRECONDITION,
+        Code.OUT_OF_RANGE,
+        Code.NOT_FOUND,
+        Code.ABORTED,
+        Code.DATA_LOSS,
+        Code.UNIMPLEMENTED,
+    }
+)
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """The status that ended a stream."""
 
@@ -50,6 +63,11 @@ class Outcome(msgspec.Struct, frozen=True):
         if self.code is Code.UNAVAILABLE and any(text in self.details for text in known):
             return "expected"
         return "unexpected"
+
+    @property
+    def refuses_to_resume(self) -> bool:
+        """Return whether the same requests again would be refused again."""
+        return self.code in _REFUSALS
 
     @property
     def counter_type(self) -> Literal["cancelled", "error"]:

@@ -10,11 +10,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from pilot_agent.wire import WireError
-from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse, Spans
+from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
 
 NAMES_SHOWN: Final = 100
-_NAMES, _SOTW_ERROR, _DELTA_ERROR, _MESSAGE = 3, 6, 7, 2
+_NAMES = 3
 
 Source = Literal["istiod", "last known good"]
 
@@ -120,7 +119,7 @@ class States:
         known.answered_nonce, known.answered_at_s = seen.response_nonce, self._now_s()
         known.answer = "nack" if seen.is_nack else "ack"
         if seen.is_nack:
-            known.error = _error_text(seen)
+            known.error = seen.error_text()
 
 
 def _subscribe(known: _Type, seen: SotwRequest | DeltaRequest, *, is_first: bool) -> None:
@@ -136,14 +135,6 @@ def _subscribe(known: _Type, seen: SotwRequest | DeltaRequest, *, is_first: bool
     known.names.update(dict.fromkeys(seen.subscribe))
     known.wildcard = (known.wildcard or b"*" in seen.subscribe) and b"*" not in seen.unsubscribe
     known.names.pop(b"*", None)
-
-
-def _error_text(seen: SotwRequest | DeltaRequest) -> str:
-    raw = seen.spans.last(_SOTW_ERROR if isinstance(seen, SotwRequest) else _DELTA_ERROR)
-    try:
-        return Spans(raw or b"").text(_MESSAGE)
-    except WireError:
-        return "unreadable"
 
 
 def _shown(type_url: str, known: _Type, now_s: float) -> TypeShown:

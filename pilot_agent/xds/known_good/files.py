@@ -43,7 +43,7 @@ def load(path: Path, expected: Header) -> Content | None:
         data = _read_all(descriptor)
     finally:
         os.close(descriptor)
-    _check(records.read_header(data)[0], expected)
+    check(records.read_header(data)[0], expected)
     return read_content(data)[1]
 
 
@@ -116,7 +116,7 @@ def whole_size(path: Path, expected: Header) -> int:
         if not (size := os.fstat(descriptor).st_size):
             return 0
         with mmap.mmap(descriptor, size, access=mmap.ACCESS_READ) as data:
-            _check(records.read_header(data)[0], expected)
+            check(records.read_header(data)[0], expected)
             return records.end_of_whole(data)
     finally:
         os.close(descriptor)
@@ -214,6 +214,7 @@ def _open(path: Path, flags: int) -> int:
     return descriptor
 
 
-def _check(got: Header, expected: Header) -> None:
+def check(got: Header, expected: Header) -> None:
+    """Raises: StoreError: the file is another node's, or of another variant."""
     if got != expected:
         raise StoreError(f"it is another's: got={got} expected={expected}")

@@ -19,7 +19,7 @@ from pilot_agent.xds.known_good.content import Content
 from pilot_agent.xds.known_good.keeper import Accepted, Forget, Order, Retain
 from pilot_agent.xds.known_good.records import Header, StoreError
 from pilot_agent.xds.requests import Variant
-from pilot_agent.xds.type_urls import short_name
+from pilot_agent.xds.type_urls import PREFIX, short_name
 
 _COMPACT_FROM_BYTES: Final = 1 << 20
 _COMPACT_AT_GROWTH: Final = 2.0
@@ -109,15 +109,19 @@ class Store:
             return None
 
     def has_any(self) -> bool:
-        """Return whether there is a file of this node's; it may still turn out to be damaged."""
+        """Return whether there is a file of this node's; others are warned about.
+
+        It may still turn out to be damaged.
+        """
+        found = False
         for path in self._paths(files.SUFFIX):
+            type_url = PREFIX + path.name.removesuffix(files.SUFFIX)
             try:
-                header = files.header_of(path)
-            except (StoreError, OSError):
-                continue
-            if (header.identity, header.variant) == (self._identity, self._variant):
-                return True
-        return False
+                files.check(files.header_of(path), self._header(type_url))
+                found = True
+            except (StoreError, OSError) as error:
+                self._warn(type_url, "ignored", error)
+        return found
 
     def age_s(self) -> float | None:
         """Return how long ago the newest file was written, None when there is none."""

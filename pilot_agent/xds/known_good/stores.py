@@ -83,6 +83,16 @@ class Stores:
             if self._stale != before:
                 self._tell_stale()
 
+    def is_stale(self, name: str) -> bool:
+        return name in self._stale
+
+    def hold(self, names: frozenset[str]) -> None:
+        """Forget the streams that Envoy does not have open any more."""
+        with self._lock:
+            before, self._stale = self._stale, self._stale & names
+            if self._stale != before:
+                self._tell_stale()
+
     def flush(self, within_s: float) -> None:
         """Wait until everything is written."""
         for store in list(self._stores.values()):

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pilot_agent.log import get_logger
-from pilot_agent.wire import WireError
 from pilot_agent.xds import memory
 from pilot_agent.xds.envelope import (
     DeltaRequest,
@@ -19,13 +18,16 @@ from pilot_agent.xds.envelope import (
     SotwResponse,
     Spans,
     read_delta_request,
+    read_delta_response,
     read_sotw_request,
+    read_sotw_response,
 )
 from pilot_agent.xds.known_good.answers import Answers
 from pilot_agent.xds.known_good.content import Content
 from pilot_agent.xds.known_good.keeper import Keeper
 from pilot_agent.xds.known_good.store import Store
 from pilot_agent.xds.requests import Variant
+from pilot_agent.xds.states import States
 from pilot_agent.xds.type_urls import short_name
 
 PATIENCE_S: Final = 10.0
@@ -53,6 +55,7 @@ class Owner(Protocol):
     def store(self, variant: Variant, node_id: str) -> Store: ...
     def keeps(self, generation: int) -> bool: ...
     def stale(self, name: str, *, is_stale: bool) -> None: ...
+    def is_stale(self, name: str) -> bool: ...
     def count(self, name: str, **labels: str) -> None: ...
 
 
@@ -66,8 +69,10 @@ class KnownGood:
         self._keeper = Keeper(limit_bytes)
         self._store: Store | None = None
         self._is_live = False  # istiod has answered on this stream
-        self._is_stale = False  # Envoy was answered from the store, and istiod has not answered since
-        self._attempts = 0
+        # Envoy was answered from the store, and istiod has not answered since.
+        self._is_stale = owner.is_stale(name)
+        self._attempts = self._long_attempts = 0
+        self._began_s = time.monotonic()
 
     def begin_leg(self) -> None:
         """Begin a leg to istiod."""
@@ -95,48 +100,58 @@ class KnownGood:
             _log.info("the XDS server answers again: the configuration is live", id=self._name)
         self._owner.stale(self._name, is_stale=False)
 
-    def close(self) -> None:
-        """Note that Envoy's stream has ended."""
-        self._owner.stale(self._name, is_stale=False)
-
     @property
     def can_answer(self) -> bool:
         """Return whether the store is of use: istiod was never heard here, and something is kept."""
         return not self._is_live and self._store is not None and self._store.has_any()
 
+    @property
+    def grace_left_s(self) -> float:
+        """Return how long istiod's first answer is still waited for; 0.0 when that is over."""
+        return max(self._began_s + self._owner.grace_s - time.monotonic(), 0.0)
+
+    @property
+    def refusal_grace_left_s(self) -> float:
+        """Return how long an istiod that refuses is still tried before the store answers: half the grace."""
+        return max(self._began_s + self._owner.grace_s / 2 - time.monotonic(), 0.0)
+
     def patience_s(self, leg: int) -> float:
         """Return how long a leg's first answer is waited for before the store is asked."""
         self._attempts += 1
-        if leg == 1 and self._attempts == 1:  # Envoy has nothing yet
-            return self._owner.grace_s
-        return PATIENCE_S * 2.0 ** min(self._attempts - 1, 10)
+        if leg == self._attempts and self.grace_left_s:  # Envoy has nothing yet
+            return self.grace_left_s
+        self._long_attempts += 1
+        return PATIENCE_S * 2.0 ** min(self._long_attempts - 1, 10)
 
-    def serve(self, pipes: Pipes, *, at_least_s: float, closed: Callable[[], bool]) -> None:
-        """Answer Envoy's requests on this leg from the store for a while."""
+    def serve(self, pipes: Pipes, *, at_least_s: float, states: States) -> None:
+        """Answer Envoy's requests on this leg from the store for a while, or until the leg is over."""
         answers = Answers(self._content)
         began_s = time.monotonic()
         quiet = _Quiet(pipes.end)
         try:
             quiet.end_in(max(at_least_s, _LEG_S))
-            while isinstance(body := pipes.receive(), bytes) and not closed():
+            while (body := pipes.receive()) is not None:
+                if not isinstance(body, bytes):
+                    continue  # a health report: istiod is told on its own leg
                 left_s = began_s + max(at_least_s, _LEG_S) - time.monotonic()
                 quiet.end_in(max(left_s, _QUIET_S))
-                self._answer(answers, body, pipes)
+                self._answer(answers, body, pipes, states)
         finally:
             quiet.cancel()
             pipes.end()
             memory.trim_soon()
 
-    def _answer(self, answers: Answers, body: bytes, pipes: Pipes) -> None:
-        try:
-            seen = read_sotw_request(body) if self._variant == "sotw" else read_delta_request(body)
-        except WireError:
-            return
+    def _answer(self, answers: Answers, body: bytes, pipes: Pipes, states: States) -> None:
+        is_sotw = self._variant == "sotw"
+        seen = read_sotw_request(body) if is_sotw else read_delta_request(body)
+        states.request(seen)
         self._note_node(seen)
         response = answers.answer(seen)
         if response is None:
             return
         self._note_stale(seen.type_url)
+        answered = read_sotw_response(response) if is_sotw else read_delta_response(response)
+        states.response(answered, "last known good")
         pipes.send(response)
 
     def _content(self, type_url: str) -> Content | None:

@@ -13,6 +13,7 @@ from pilot_agent.xds.known_good.files import compact
 from pilot_agent.xds.known_good.stores import Stores
 from pilot_agent.xds.known_good.stream import KnownGood
 from pilot_agent.xds.options import LastKnownGood
+from pilot_agent.xds.states import States
 from tests.support.xds_messages import CDS, EDS, ack, request, response
 
 
@@ -87,7 +88,9 @@ def test_the_next_life_is_answered_with_what_this_one_accepted(outside: Outside)
     assert not again.can_answer  # nobody said which node it is
     pipes = Pipes()
     pipes.requests.put(request("delta", CDS, node="n").SerializeToString())
-    thread = threading.Thread(target=again.serve, args=(pipes,), kwargs={"at_least_s": 0.0, "closed": bool})
+    thread = threading.Thread(
+        target=again.serve, args=(pipes,), kwargs={"at_least_s": 0.0, "states": States()}
+    )
     thread.start()
     assert names_in(pipes.responses.get(timeout=10)) == {b"a"}
     assert again.can_answer
@@ -110,7 +113,7 @@ def test_a_leg_to_the_store_ends_when_envoy_has_been_quiet(
     monkeypatch.setattr(stream_module, "_QUIET_S", 0.05)
     pipes = Pipes()
     pipes.requests.put(request("delta", CDS, node="n").SerializeToString())
-    opened(outside.stores()).serve(pipes, at_least_s=0.0, closed=bool)
+    opened(outside.stores()).serve(pipes, at_least_s=0.0, states=States())
     assert pipes.responses.empty()
 
 
@@ -143,18 +146,25 @@ def test_what_the_newest_envoy_accepts_is_kept_and_no_older_ones(outside: Outsid
 
 
 def test_a_successor_of_a_killed_process_knows_who_stands_on_the_store(outside: Outside) -> None:
-    outside.stores(stale=frozenset({"g0"}))
-    assert outside.gauges["xds_last_known_good_serving"] == 1
+    stores = outside.stores(stale=frozenset({"g0", "gone"}))
+    assert outside.gauges["xds_last_known_good_serving"] == 2
+    stores.hold(frozenset({"g0", "g1"}))
+    assert outside.stale == {"g0"}
+    opened(stores).answered()
+    assert outside.gauges["xds_last_known_good_serving"] == 0
 
 
-@pytest.mark.parametrize(
-    ("legs", "expected"), [([1, 2, 3], [1.0, 20.0, 40.0]), ([5, 6], [10.0, 20.0])], ids=["cold", "resumed"]
-)
-def test_the_first_answer_is_waited_for_shortly_and_later_ones_longer(
-    outside: Outside, legs: list[int], expected: list[float]
-) -> None:
-    known_good = opened(outside.stores())
-    assert [known_good.patience_s(leg) for leg in legs] == expected
+def test_the_first_answer_is_waited_for_as_long_as_the_grace_and_later_ones_longer(outside: Outside) -> None:
+    cold = opened(outside.stores())
+    assert 0.9 < cold.patience_s(1) <= 1.0
+    assert 0.9 < cold.patience_s(2) <= 1.0
+    cold._began_s -= 1.0
+    assert cold.grace_left_s == 0.0
+    assert [cold.patience_s(leg) for leg in (4, 6, 8)] == [10.0, 20.0, 40.0]
+
+
+def test_a_resumed_stream_is_waited_for_longer_from_the_start(outside: Outside) -> None:
+    assert opened(outside.stores()).patience_s(5) == 10.0
 
 
 def test_a_compactions_result_finds_its_store(outside: Outside) -> None:
