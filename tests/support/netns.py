@@ -85,7 +85,10 @@ class Namespace:
         if uid is None and gid is None:
             return words
         user, group = uid or 0, gid if gid is not None else uid or 0
-        return (*words, _path("setpriv"), f"--reuid={user}", f"--regid={group}", "--clear-groups", "--")
+        # It may read everything, or it could not be started from a checkout or a Python below /root.
+        reading = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+        who = (f"--reuid={user}", f"--regid={group}", "--clear-groups")
+        return (*words, _path("setpriv"), *who, *(reading if user else ()), "--")
 
     def run(
         self,
