@@ -10,6 +10,7 @@ from actors.downstream_xds import DownstreamXdsActor
 from actors.envoy import EnvoyActor
 from actors.health import HealthActor
 from actors.runtime import process
+from actors.runtime.handover import Life
 from actors.runtime.roles import Role
 from actors.runtime.settings import Settings
 from actors.runtime.specs import MIB, ChildSpec
@@ -79,6 +80,7 @@ def run_tree(
     kept: tuple[int, ...] = (),
     prestarted: tuple[Prestarted, ...] = (),
     service_manager: ServiceManager | None = None,
+    life: Life | None = None,
 ) -> int:
     """Be the supervisor of the agent until its end; return the exit status.
 
@@ -87,6 +89,7 @@ def run_tree(
         kept: Descriptors that stand in the options and that every actor inherits.
         prestarted: Workers that were forked before the heavy imports.
         service_manager: Who is told that the agent is up.
+        life: How this program was started, and what it took over.
     """
     process.one_arena()
     process.name_process("pilot-agent")
@@ -101,5 +104,6 @@ def run_tree(
         kept=kept,
         prestarted=prestarted,
         service_manager=service_manager,
+        life=life,
     )
     return supervisor.run()

@@ -6,6 +6,7 @@ parent can read an exit status. So EnvoyActor decides, and the supervisor spawns
 
 import os
 import signal
+from collections.abc import Iterable
 from typing import Final
 
 import psutil
@@ -26,9 +27,10 @@ _DEFAULT_SIGNALS: Final = (
 class EnvoyKeeper:
     """The Envoys that live, and the ends that EnvoyActor has not noted yet."""
 
-    def __init__(self) -> None:
-        self._alive: dict[int, EnvoyProcess] = {}
-        self._ended: dict[int, EnvoyExited] = {}
+    def __init__(self, alive: Iterable[EnvoyProcess] = (), ended: Iterable[EnvoyExited] = ()) -> None:
+        """Begin with the children that this process had before it executed itself anew."""
+        self._alive = {envoy.pid: envoy for envoy in alive}
+        self._ended = {event.process.generation: event for event in ended}
 
     def spawn(self, wish: SpawnEnvoy) -> EnvoyProcess:
         """Start an Envoy, or return the one of this generation that lives already: it was asked for twice.

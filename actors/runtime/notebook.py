@@ -74,6 +74,11 @@ class FileNotebook:
                 _log.warn(f"notebook: {slot.type_name} does not fit: {error}: ignored")
         return None
 
+    def holds(self) -> str:
+        """Return the name of the type that was saved last, "" for an empty or unreadable notebook."""
+        slots = [slot for slot in (self._read(0), self._read(1)) if slot is not None]
+        return max(slots, key=lambda slot: slot.sequence).type_name if slots else ""
+
     def _write(self, slot: int, name: bytes, content: bytes) -> None:
         offset = _SLOT_OFFSETS[slot]
         body = name + content

@@ -18,18 +18,18 @@ from typing import Final
 import psutil
 
 from actors.messages import control as said
-from actors.runtime import process, watchdog
+from actors.runtime import adoption, handover, process, watchdog
 from actors.runtime.backoff import LIVED_WELL_S, restart_delay_s
-from actors.runtime.channels import ChannelTable, seqpacket_pair
+from actors.runtime.channels import seqpacket_pair
 from actors.runtime.child import STACKS_SIGNAL, Birth, live
 from actors.runtime.control import ControlEnd
-from actors.runtime.envoys import EnvoyKeeper
 from actors.runtime.family import Child, Running
+from actors.runtime.handover import Handover, Launch, Life
 from actors.runtime.loop import Loop
-from actors.runtime.notebook import make_notebook_file
 from actors.runtime.roles import Role
 from actors.runtime.settings import Settings
 from actors.runtime.specs import ChildSpec
+from actors.runtime.upgrade import UPGRADED, Upgrade
 from actors.runtime.workers import PRESTARTED_ID, Prestarted, serve_one
 from pilot_agent.log import get_logger, sink_descriptors
 from pilot_agent.service_manager import ServiceManager
@@ -70,8 +70,9 @@ class Supervisor:
         kept: tuple[int, ...] = (),
         prestarted: tuple[Prestarted, ...] = (),
         service_manager: ServiceManager | None = None,
+        life: Life | None = None,
     ) -> None:
-        """Make all channels and notebooks.
+        """Make all channels and notebooks, or take those of the version before.
 
         Args:
             specs: The table, in the order of the start.
@@ -82,16 +83,18 @@ class Supervisor:
             kept: Descriptors that stand in the settings and that every actor inherits.
             prestarted: Workers that were forked before; the first actor that asks gets each.
             service_manager: Who is told that all actors are up, that this loop turns, and that the end comes.
+            life: How this program was started; with it the agent can be upgraded.
         """
-        self._family = {spec.role: Child(spec, make_notebook_file(spec.role)) for spec in specs}
-        self._channels = ChannelTable.make()
+        self._taken = life.taken if life is not None else None
+        self._family = adoption.family(specs, self._taken)
+        self._channels = adoption.channels(self._taken)
         self._settings, self._workers, self._kept = settings, workers, kept
-        self._envoy_after, self._envoys = envoy_after, EnvoyKeeper()
+        self._envoy_after, self._envoys = envoy_after, adoption.envoys(self._taken)
         self._left_out = set(left_out)
         self._prestarted = {worker.kind: worker for worker in prestarted}
         self._worker_pids: dict[int, tuple[Role | None, int]] = {
             worker.pid: (None, PRESTARTED_ID) for worker in prestarted
-        }
+        } | adoption.workers(self._taken)
         self._held_back: dict[int, said.SpawnEnvoy] = {}  # by generation: a restarted EnvoyActor asks again
         self._service_manager = service_manager or ServiceManager()
         self._loop = Loop()
@@ -102,18 +105,33 @@ class Supervisor:
         self._last_look_s = time.monotonic()
         self._heartbeat = 0
         self._pid = os.getpid()
+        self._upgrade = None if life is None else Upgrade(life, self._loop, self._family, self)
 
     def run(self) -> int:
         """Start everything and serve until the end; return the agent's exit status."""
         self._loop.on_signals(
-            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT), self._on_signal
+            (
+                signal.SIGTERM,
+                signal.SIGINT,
+                signal.SIGHUP,
+                signal.SIGCHLD,
+                signal.SIGQUIT,
+                signal.SIGUSR2,
+            ),
+            self._on_signal,
         )
+        handover.listen_again()
         gc.collect()
         gc.freeze()  # the collector's marks would unshare the pages that the children inherit
         for child in self._family.values():
-            if not child.spec.after_envoy and child.spec.role not in self._left_out:
+            if child.running is not None:
+                self._watch(child, child.running)  # of the version before
+                self._left_out.discard(child.spec.role)
+            elif not child.spec.after_envoy and child.spec.role not in self._left_out:
                 self._start(child)
         self._loop.after(_REST_WAITS_S, self._start_the_rest)
+        if self._upgrade is not None:
+            self._upgrade.renew()
         self._reap()  # what ended before SIGCHLD was listened to
         self._look()
         self._beat()
@@ -135,8 +153,7 @@ class Supervisor:
             self._loop.after(delay_s, lambda: self._start(child))
             return
         child.running = running
-        self._loop.on_readable(running.pidfd, self._reap)
-        self._loop.on_readable(running.control.fileno(), lambda: self._read(child, running))
+        self._watch(child, running)
         _log.debug(f"actor {child.spec.role} started", pid=running.pid, incarnation=child.incarnation)
         if child.spec.role is Role.ENVOY:
             self._say(child, self._envoys.inventory())
@@ -146,6 +163,10 @@ class Supervisor:
             for peer in self._family.values():
                 if peer is not child:
                     self._say(peer, said.PeerRestarted(role=child.spec.role, incarnation=child.incarnation))
+
+    def _watch(self, child: Child, running: Running) -> None:
+        self._loop.on_readable(running.pidfd, self._reap)
+        self._loop.on_readable(running.control.fileno(), lambda: self._read(child, running))
 
     def _forked(self, child: Child) -> Running:
         """Fork the next incarnation.
@@ -355,6 +376,8 @@ class Supervisor:
             role, worker_id = self._worker_pids.pop(pid)
             event = said.WorkerExited(worker_id=worker_id, status=status)
             self._say(self._family[role if role is not None else Role.CERT], event)
+        elif self._upgrade is not None and self._upgrade.ended(pid, status):
+            return
         elif self._envoys.find(pid) is not None:
             ended = self._envoys.exited(pid, status)
             if (envoy := self._family.get(Role.ENVOY)) is not None:
@@ -384,6 +407,8 @@ class Supervisor:
             return
         lived_s = time.monotonic() - ended.started_s
         child.failures = 1 if lived_s >= LIVED_WELL_S else child.failures + 1
+        if ended.killed_because == UPGRADED:
+            child.failures = 0
         if (
             self._phase is Phase.ENVOY_ENDING
             and child.spec.role is Role.ENVOY
@@ -470,6 +495,32 @@ class Supervisor:
             supervisor_pss_bytes=pss,
         )
 
+    # --- the upgrade: what actors.runtime.upgrade asks for ---------------------------------------
+
+    def replace(self, child: Child) -> None:
+        """End an actor of the version before; it lives again at once."""
+        assert child.running is not None
+        child.running.killed_because = UPGRADED
+        os.kill(child.running.pid, signal.SIGKILL)
+
+    def why_no_upgrade(self) -> str:
+        """Return why the agent cannot become another version now, "" if it can."""
+        if self._phase is not Phase.RUNNING:
+            return "the agent is ending"
+        if self._held_back or self._prestarted:
+            return "the agent is starting"
+        for role, child in self._family.items():
+            if role not in self._left_out and (child.running is None or not child.running.ready):
+                return f"actor {role} is not Ready"
+        return ""
+
+    def hand_over(self, back: Launch | None, reason: str) -> Handover:
+        """Return all that the next version has to know."""
+        workers = {pid: (role or Role.CERT, number) for pid, (role, number) in self._worker_pids.items()}
+        return adoption.hand_over(
+            self._family, self._channels, self._envoys.inventory(), workers, self._kept, (back, reason)
+        )
+
     # --- the end --------------------------------------------------------------------------------
 
     def _on_signal(self, number: int) -> None:
@@ -478,6 +529,9 @@ class Supervisor:
                 self._reap()
             case signal.SIGHUP if not _leads_a_terminal():
                 self._restart_envoy()
+            case signal.SIGUSR2:
+                if self._upgrade is not None:
+                    self._upgrade.wanted()
             case signal.SIGQUIT:
                 os._exit(2)  # everything else ends with this process
             case _:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pilot_agent.cli.alone import be_alone_in
 from pilot_agent.cli.command import Invocation
@@ -19,6 +19,7 @@ from pilot_agent.cli.flags import Values
 from pilot_agent.cli.global_flags import configure_logging
 from pilot_agent.cli.lean_imports import keep_imports_lean
 from pilot_agent.cli.program_group import take_group_of_program
+from pilot_agent.cli.succession import begin
 from pilot_agent.environment import Environment
 from pilot_agent.gotext import quote
 from pilot_agent.log import get_logger
@@ -27,6 +28,7 @@ from pilot_agent.version import build_info
 
 if TYPE_CHECKING:
     from actors.runtime.workers import Prestarted
+    from pilot_agent.cli.succession import Succession
     from pilot_agent.proxyconfig import ProxyFlags
 
 _QUIET_GRPC: Final = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
@@ -41,7 +43,16 @@ def run(invocation: Invocation) -> int:
     Raises:
         CliError: it cannot start so; nothing was started or written then.
     """
-    _end_at_once_on_signals()
+    if (start := begin(os.environ)) is None:
+        return _run(invocation, None)
+    with start.or_the_version_before():
+        return _run(invocation, start)
+
+
+def _run(invocation: Invocation, start: "Succession | None") -> int:
+    launch = ((sys.executable, *sys.orig_argv[1:]), dict(os.environ))  # before any variable is changed
+    if start is None:
+        _end_at_once_on_signals()
     take_group_of_program(sys.argv[0])
     service_manager = ServiceManager.take(os.environ, os.getpid())
     values = invocation.values
@@ -51,15 +62,29 @@ def run(invocation: Invocation) -> int:
     keep_imports_lean()
     environment = Environment(os.environ)
     try:
-        prestarted = before_heavy_imports(environment)
+        prestarted = before_heavy_imports(environment) if start is None else ()
         settings = _settings(environment, _proxy_flags(role, values))
     except ValueError as error:  # each topic's own errors derive from it
         raise CliError(str(error)) from error
     finally:
         for warning in dict.fromkeys(environment.warnings):  # several topics read the same variable
             _log.warn(warning)
-    be_alone_in(_config_path(settings))  # before anything is written; the descriptor lives with this process
-    return _run_tree(settings, prestarted, service_manager)
+    if start is not None and start.is_probe:
+        return _probe(start)
+    config_path = _config_path(settings)
+    be_alone_in(config_path)  # before anything is written; the descriptor lives with this process
+    return _run_tree(settings, prestarted, service_manager, Place(*launch, str(config_path), start))
+
+
+def _probe(start: "Succession") -> int:
+    """Load all that the agent would, look at what it would take over, and end."""
+    from actors.runtime.warm import prepare  # noqa: PLC0415
+
+    prepare()
+    import actors.tree  # noqa: F401, PLC0415  # loads every actor
+
+    start.look_at_notebooks()
+    return 0
 
 
 def _config_path(settings: tuple[object, ...]) -> Path:
@@ -163,8 +188,20 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     )
 
 
+class Place(NamedTuple):
+    """How and where this agent was started."""
+
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    config_path: str
+    start: "Succession | None"
+
+
 def _run_tree(
-    settings: tuple[object, ...], prestarted: "tuple[Prestarted, ...]", service_manager: ServiceManager
+    settings: tuple[object, ...],
+    prestarted: "tuple[Prestarted, ...]",
+    service_manager: ServiceManager,
+    place: Place,
 ) -> int:
     """Import what is heavy, and hand over to the actors."""
     for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
@@ -172,6 +209,7 @@ def _run_tree(
     from actors.runtime.warm import prepare  # noqa: PLC0415
 
     prepare()
+    from actors.runtime.handover import Launch, Life  # noqa: PLC0415
     from actors.tree import run_tree  # noqa: PLC0415
     from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
     from pilot_agent.status.listener import StatusListener, open_listener  # noqa: PLC0415
@@ -179,10 +217,16 @@ def _run_tree(
 
     bridge_library_logs()
     status = next(topic for topic in settings if isinstance(topic, StatusOptions))
-    descriptor = listening.detach() if (listening := open_listener(status)) is not None else -1
+    taken = place.start.handover if place.start is not None else None
+    if taken is not None:
+        descriptor = taken.kept[0] if taken.kept else -1
+    else:
+        descriptor = listening.detach() if (listening := open_listener(status)) is not None else -1
+    launch = Launch(place.command, place.environment)
     return run_tree(
         (*settings, StatusListener(descriptor=descriptor)),
         kept=(descriptor,) if descriptor >= 0 else (),
         prestarted=prestarted,
         service_manager=service_manager,
+        life=Life(launch=launch, words=tuple(sys.argv[1:]), directory=place.config_path, taken=taken),
     )
