@@ -18,7 +18,20 @@ def words_for(*typed: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], ["completion", "help", "istio-iptables", "proxy", "request", "restart", "version", "wait"]),
+        (
+            [],
+            [
+                "completion",
+                "help",
+                "istio-iptables",
+                "proxy",
+                "request",
+                "restart",
+                "upgrade",
+                "version",
+                "wait",
+            ],
+        ),
         (["req"], ["request"]),
         (["re"], ["request", "restart"]),
         (["--log_as_json", "v"], ["version"]),

@@ -32,7 +32,7 @@ def test_without_a_command_the_help_is_printed(words: list[str]) -> None:
     ended = run_agent(*words)
     assert ended.returncode == 0
     assert ended.stderr == ""
-    for name in ("completion", "help", "proxy", "request", "restart", "version", "wait"):
+    for name in ("completion", "help", "proxy", "request", "restart", "upgrade", "version", "wait"):
         assert f"\n  {name} " in ended.stdout
     assert "collateral" not in ended.stdout
     assert "__complete" not in ended.stdout
