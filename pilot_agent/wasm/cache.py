@@ -101,7 +101,7 @@ class Cache:
             if scheme_of(wanted.url) not in ("http", "https", "oci"):
                 scheme = scheme_of(wanted.url) or repr(wanted.shown)
                 raise FetchError(f"unsupported Wasm module downloading URL scheme: {scheme}")
-            with self._one_at_a_time(module_name(wanted.url), deadline):
+            with self._one_at_a_time(_folder_of(wanted.url), deadline):
                 return self._found(wanted) or self._fetched(wanted, deadline)
         except FetchError as error:
             self._tally.fetch(error.fetch_result)
@@ -129,9 +129,9 @@ class Cache:
         return left.count()
 
     @contextmanager
-    def _one_at_a_time(self, name: str, deadline: Deadline) -> Iterator[None]:
+    def _one_at_a_time(self, folder: str, deadline: Deadline) -> Iterator[None]:
         """Let several resources of one response fetch their common module once."""
-        lock = self._locks[name]
+        lock = self._locks[folder]
         if not lock.acquire(timeout=deadline.left_s()):
             raise HttpTimeoutError("another fetch of the same module did not end in time")
         try:
@@ -141,44 +141,43 @@ class Cache:
 
     def _found(self, wanted: Wanted) -> Path | None:
         """Return the module if its checksum is known beforehand and it is there."""
-        name = module_name(wanted.url)
         checksum = wanted.checksum or _digest_of(wanted.url)
         if not checksum:
-            tag = self._index.read().tags.get(wanted.url)
+            tag = self._index.read().tags.get(_hashed(wanted.url))
             if tag is not None and (
                 wanted.ignores_version or tag.versions.get(wanted.resource) == wanted.version
             ):
                 checksum = tag.checksum
-        return self._looked_up(name, checksum, wanted)
+        return self._looked_up(checksum, wanted)
 
-    def _looked_up(self, name: str, checksum: str, wanted: Wanted) -> Path | None:
-        path = self._used(name, checksum, wanted) if checksum else None
+    def _looked_up(self, checksum: str, wanted: Wanted) -> Path | None:
+        path = self._used(_folder_of(wanted.url), checksum, wanted) if checksum else None
         self._tally.lookup(hit=path is not None)
         return path
 
-    def _used(self, name: str, checksum: str, wanted: Wanted) -> Path | None:
+    def _used(self, folder: str, checksum: str, wanted: Wanted) -> Path | None:
         """Return the file if it is there and unharmed; note that it is used.
 
         The note comes first: after it a purge, of this agent or another, leaves the file alone.
         """
-        if self._index.read().find(name, checksum) is None:
+        if self._index.read().find(folder, checksum) is None:
             return None
 
         def touch(contents: Contents) -> Entry | None:
-            entry = contents.find(name, checksum)
+            entry = contents.find(folder, checksum)
             if entry is not None:
                 entry.touched_unix_s = self._now_s()
-                _note_tag(contents, name, checksum, wanted)
+                _note_tag(contents, folder, checksum, wanted)
             return entry
 
-        entry, path = self._index.update(touch), self._path(name, checksum)
+        entry, path = self._index.update(touch), self._path(folder, checksum)
         if entry is None:
             return None
         problem = _harm(path, entry)
         if not problem:
             return path
         _log.warn(f"wasm module {path} is not used: {problem}")
-        self._index.update(lambda contents: contents.drop(name, checksum))
+        self._index.update(lambda contents: contents.drop(folder, checksum))
         _remove(path)
         return None
 
@@ -203,7 +202,7 @@ class Cache:
         module = fetch.download(wanted.url, file, deadline)
         checksum = sha256_of(module)
         _check(wanted, checksum, (checksum,))
-        return self._looked_up(wanted.url, checksum, wanted) or self._stored(module, wanted, checksum)
+        return self._looked_up(checksum, wanted) or self._stored(module, wanted, checksum)
 
     def _from_registry(self, wanted: Wanted, file: Path, deadline: Deadline) -> Path:
         name = parse_image(wanted.url)
@@ -222,7 +221,7 @@ class Cache:
         image = registry.image()
         _check(wanted, image.digest, image.digests)
         checksum = wanted.checksum or name.digest or image.digest
-        found = self._looked_up(name.module_name, checksum, wanted)
+        found = self._looked_up(checksum, wanted)
         if found is not None:
             return found
         registry.download(image, file, limit_bytes=self._options.max_binary_bytes)
@@ -232,8 +231,8 @@ class Cache:
         """Put a module that came into its place."""
         if not is_module(module):
             raise InvalidModuleError(f"fetched Wasm binary from {wanted.shown} is invalid")
-        name = module_name(wanted.url)
-        path = self._path(name, checksum)
+        folder = _folder_of(wanted.url)
+        path = self._path(folder, checksum)
         entry = Entry(
             sha256=sha256_of(module), size_bytes=module.stat().st_size, touched_unix_s=self._now_s()
         )
@@ -241,30 +240,30 @@ class Cache:
         _place(module, path)
 
         def note(contents: Contents) -> None:
-            contents.modules.setdefault(name, {})[checksum] = entry
-            _note_tag(contents, name, checksum, wanted)
+            contents.modules.setdefault(folder, {})[checksum] = entry
+            _note_tag(contents, folder, checksum, wanted)
 
         self._index.update(note)
         self._tally.fetch("success")
         return path
 
-    def _path(self, name: str, checksum: str) -> Path:
-        return self._root / sha256(name.encode()).hexdigest() / f"{checksum}.wasm"
+    def _path(self, folder: str, checksum: str) -> Path:
+        return self._root / folder / f"{checksum}.wasm"
 
     def _paths(self, contents: Contents) -> Iterator[Path]:
-        for name, entries in contents.modules.items():
+        for folder, entries in contents.modules.items():
             for checksum in entries:
-                yield self._path(name, checksum)
+                yield self._path(folder, checksum)
 
     def _purge_table(self, contents: Contents, in_use: frozenset[str]) -> Contents:
         before_s = self._now_s() - self._options.module_expiry_s
-        for name, entries in list(contents.modules.items()):
+        for folder, entries in list(contents.modules.items()):
             for checksum, entry in entries.items():
-                if str(self._path(name, checksum)) in in_use:
+                if str(self._path(folder, checksum)) in in_use:
                     entry.touched_unix_s = self._now_s()
             for checksum in [key for key, entry in entries.items() if entry.touched_unix_s < before_s]:
-                _remove(self._path(name, checksum))
-                contents.drop(name, checksum)
+                _remove(self._path(folder, checksum))
+                contents.drop(folder, checksum)
         return contents
 
     def _is_old(self, path: Path, age_s: float) -> bool:
@@ -287,15 +286,26 @@ def _check(wanted: Wanted, got: str, accepted: "tuple[str, ...] | frozenset[str]
         )
 
 
-def _note_tag(contents: Contents, name: str, checksum: str, wanted: Wanted) -> None:
+def _note_tag(contents: Contents, folder: str, checksum: str, wanted: Wanted) -> None:
     """Remember what this URL led to, unless it can lead to nothing else."""
     if _digest_of(wanted.url):
         return
-    tag = contents.tags.get(wanted.url)
+    key = _hashed(wanted.url)
+    tag = contents.tags.get(key)
     if tag is None or tag.checksum != checksum:
         versions = tag.versions if tag is not None else {}
-        tag = contents.tags[wanted.url] = Tag(module_name=name, checksum=checksum, versions=versions)
+        tag = contents.tags[key] = Tag(folder=folder, checksum=checksum, versions=versions)
     tag.versions[wanted.resource] = wanted.version
+
+
+def _folder_of(url: str) -> str:
+    """Return the name of the folder of all versions of a module. Raises: FetchError."""
+    return _hashed(module_name(url))
+
+
+def _hashed(text: str) -> str:
+    """Return what stands for a URL on the disk, where its password must not be read."""
+    return sha256(text.encode()).hexdigest()
 
 
 def _harm(path: Path, entry: Entry) -> str:

@@ -27,7 +27,7 @@ _log = get_logger("wasm")
 
 
 class Entry(msgspec.Struct, kw_only=True):
-    """One module on the disk; its key is `checksum` below `module_name`."""
+    """One module on the disk; its key is its checksum, in the folder of its name."""
 
     sha256: str  # of the file; an image's checksum is its manifest's
     size_bytes: int
@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, kw_only=True):
 class Tag(msgspec.Struct, kw_only=True):
     """What a URL without a digest led to, and which resource versions know it."""
 
-    module_name: str
+    folder: str
     checksum: str
     versions: dict[str, str] = {}  # resource name → resource version
 
@@ -46,25 +46,23 @@ class Contents(msgspec.Struct, kw_only=True):
     """The whole table."""
 
     format: int = _FORMAT
-    modules: dict[str, dict[str, Entry]] = {}  # module name → checksum → entry
-    tags: dict[str, Tag] = {}  # URL → tag
+    modules: dict[str, dict[str, Entry]] = {}  # folder (sha256 of the module's name) → checksum → entry
+    tags: dict[str, Tag] = {}  # sha256 of the URL → tag
 
     def count(self) -> int:
         return sum(map(len, self.modules.values()))
 
-    def find(self, module_name: str, checksum: str) -> Entry | None:
-        return self.modules.get(module_name, {}).get(checksum)
+    def find(self, folder: str, checksum: str) -> Entry | None:
+        return self.modules.get(folder, {}).get(checksum)
 
-    def drop(self, module_name: str, checksum: str) -> None:
+    def drop(self, folder: str, checksum: str) -> None:
         """Forget a module and the tags that lead to it."""
-        entries = self.modules.get(module_name, {})
+        entries = self.modules.get(folder, {})
         entries.pop(checksum, None)
         if not entries:
-            self.modules.pop(module_name, None)
+            self.modules.pop(folder, None)
         self.tags = {
-            url: tag
-            for url, tag in self.tags.items()
-            if (tag.module_name, tag.checksum) != (module_name, checksum)
+            url: tag for url, tag in self.tags.items() if (tag.folder, tag.checksum) != (folder, checksum)
         }
 
 
