@@ -109,6 +109,7 @@ class CertActor(RuntimeActor):
         if self._identity.workload is None and not self._files.has(WORKLOAD):
             self._keep(self._keeping.load(self._identity, self._now()))
         self.context.after(LOOK_S, _Look(regular=True))
+        self._signer.look(self._now())
         for served in self._identity.files:
             self._files.read(served.name)
         if self._identity.workload is not None:
@@ -328,6 +329,7 @@ class CertActor(RuntimeActor):
             self._rotate("due")
         self._files.look(self._now())
         self._output.look()
+        self._signer.look(self._now())
         self._gauge()
 
     def forget(self) -> None:

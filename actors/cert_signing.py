@@ -11,10 +11,13 @@ from pilot_agent.log import get_logger
 from pilot_agent.security.errors import CaUnavailable, CsrError, SecurityError
 from pilot_agent.security.options import SecurityOptions
 from pilot_agent.security.resource_names import WORKLOAD
-from pilot_agent.security.work import KeyMade, Signed, encode, result, retries_of
+from pilot_agent.security.work import KeyMade, Signed, TokenRequest, encode, result, retries_of
 
 KEY_TIMEOUT_S: Final = 60.0
 SIGN_TIMEOUT_S: Final = 60.0
+TOKEN_TIMEOUT_S: Final = 20.0
+TOKEN_LOOK_S: Final = 300.0
+"""How often the token of a Google Compute Engine instance is looked at; others are the kubelet's to renew."""
 
 _log = get_logger("cache")
 
@@ -47,11 +50,26 @@ class Signer:
     def __init__(self, context: Context, options: SecurityOptions) -> None:
         self._context, self._options = context, options
         self._now: _Signing | None = None
+        self._token_at_s: float | None = None
 
     @property
     def busy(self) -> bool:
         """Return whether a signing is in flight."""
         return self._now is not None
+
+    def look(self, now_s: float) -> None:
+        """Have the token looked at, if this agent renews it and it is time."""
+        if self._token_at_s is None or not 0 <= now_s - self._token_at_s < TOKEN_LOOK_S:
+            self._token_at_s = now_s
+            self.refresh_token()
+
+    def refresh_token(self) -> None:
+        """Have the token file renewed if it is due; nothing where tokens are the kubelet's."""
+        ca = self._options.ca
+        if ca is None or not ca.request.token_audience:
+            return
+        wanted = TokenRequest(ca.request.metadata_host, ca.request.token_audience, ca.request.token_path)
+        self._context.run_worker("token", encode(wanted), timeout_s=TOKEN_TIMEOUT_S)
 
     def begin(self, reason: RotationReason | None) -> None:
         """Have a key made and signed; nothing happens while one is in flight."""

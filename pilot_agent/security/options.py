@@ -22,7 +22,9 @@ FILES_SOCKET: Final = "./var/run/secrets/credential-uds/files-socket"
 MOUNTED_DIRECTORY: Final = "./var/run/secrets/workload-spiffe-credentials"
 LEGACY_DIRECTORY: Final = "./etc/certs"
 ISTIOD_ROOT: Final = "var/run/secrets/istio/root-cert.pem"
+METADATA_HOST: Final = "169.254.169.254"
 TOKEN: Final = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # a path
+GCE: Final = "GoogleComputeEngine"
 CRL: Final = "/var/run/secrets/istio/crl/ca-crl.pem"
 
 _SETTINGS, _FRAME_HEADER_BYTES = 4, 9
@@ -215,9 +217,7 @@ def _check_provisioned(environment: Environment, *, mounted: bool) -> None:
 
 def _credential_fetcher(environment: Environment) -> str:
     kind = environment.string("CREDENTIAL_FETCHER_TYPE", "JWT") or "JWT"
-    if kind == "GoogleComputeEngine":
-        raise SecurityConfigurationError(f"credential fetcher type {kind} is not supported by this agent")
-    if kind not in ("JWT", "Mock"):
+    if kind not in ("JWT", "Mock", GCE):
         raise SecurityConfigurationError(
             f"failed to create credential fetcher: invalid credential fetcher type {kind}"
         )
@@ -234,7 +234,8 @@ def _ca(environment: Environment, proxy_config: ProxyConfig) -> CaOptions:
         raise SecurityConfigurationError(f'CA provider "{provider}" not registered')
     plaintext = address.endswith(":15010")
     provisioned = environment.string("PROV_CERT")
-    is_mock = _credential_fetcher(environment) == "Mock"
+    fetcher = _credential_fetcher(environment)
+    is_mock = fetcher == "Mock"
     return CaOptions(
         provider=provider,
         request=SignRequest(
@@ -247,6 +248,8 @@ def _ca(environment: Environment, proxy_config: ProxyConfig) -> CaOptions:
             client_key_path=f"{provisioned}/key.pem" if provisioned else "",
             token_path="" if is_mock else TOKEN,
             token="test_token" if is_mock else "",
+            token_audience=environment.string("TRUST_DOMAIN", "cluster.local") if fetcher == GCE else "",
+            metadata_host=environment.string("GCE_METADATA_HOST") or METADATA_HOST,
             validity_s=int(environment.seconds("SECRET_TTL", 24 * 3600.0)),
             cert_signer=environment.string("ISTIO_META_CERT_SIGNER"),
             workload=_workload(environment),

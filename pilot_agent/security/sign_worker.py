@@ -24,7 +24,7 @@ from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
 from pilot_agent.security.pem import assemble_chain
 from pilot_agent.security.server_name import server_name
 from pilot_agent.security.status_code import go_code_of
-from pilot_agent.security.work import Signed, SignRequest, decode, encode, failure
+from pilot_agent.security.work import Signed, SignRequest, TokenRequest, decode, encode, failure
 from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
 
 METHOD: Final = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
@@ -199,8 +199,16 @@ def _client_pair(wanted: SignRequest) -> tuple[bytes | None, bytes | None]:
 def _metadata(wanted: SignRequest) -> tuple[tuple[str, str], ...]:
     """Return the call's headers; names are lower-cased, as HTTP/2 asks."""
     headers = tuple((name.lower(), value) for name, value in wanted.headers)
-    token = wanted.token or _token(wanted.token_path)
+    token = wanted.token or _fetched(wanted) or _token(wanted.token_path)
     return (*headers, ("authorization", f"Bearer {token}")) if token else headers
+
+
+def _fetched(wanted: SignRequest) -> str:
+    if not wanted.token_audience:
+        return ""
+    from pilot_agent.security.gce_token import token_of  # noqa: PLC0415  # h11, for these instances alone
+
+    return token_of(TokenRequest(wanted.metadata_host, wanted.token_audience, wanted.token_path))
 
 
 def _token(path: str) -> str:

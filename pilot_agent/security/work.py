@@ -55,6 +55,14 @@ class KeyMade(NamedTuple):
         return text(self, self._fields, "key_pem")
 
 
+class TokenRequest(NamedTuple):
+    """Where a token of this Google Compute Engine instance comes from, and where it is kept."""
+
+    host: str  # of the metadata server, host or host:port
+    audience: str
+    path: str
+
+
 class SignRequest(NamedTuple):
     """One call of the CA: where, how it is verified, who asks."""
 
@@ -67,6 +75,8 @@ class SignRequest(NamedTuple):
     client_key_path: str = ""
     token_path: str = ""
     token: str = ""  # a constant token instead of the file
+    token_audience: str = ""  # not empty: fetched from the metadata server for each call
+    metadata_host: str = ""
     validity_s: int = 24 * 3600
     cert_signer: str = ""
     headers: tuple[tuple[str, str], ...] = ()  # (name, value), ClusterID among them
@@ -111,7 +121,7 @@ class FilesRead(NamedTuple):
         return text(self, self._fields, "key_pem")
 
 
-Work = KeyParameters | KeyMade | SignRequest | Signed | FilesRequest | FilesRead
+Work = TokenRequest | KeyParameters | KeyMade | SignRequest | Signed | FilesRequest | FilesRead
 
 
 def encode(value: Work) -> bytes:
