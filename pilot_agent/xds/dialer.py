@@ -79,7 +79,7 @@ class Dialer:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),
             ("grpc.service_config_disable_resolution", 1),
-            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_receive_message_length", options.message_limit_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
             ("grpc.http2.bdp_probe", 0),

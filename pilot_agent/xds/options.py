@@ -15,6 +15,8 @@ _STREAMS_LIMIT: Final = 100
 """Each stream holds a thread, so ISTIO_GPRC_MAXSTREAMS (100000) cannot be had; Envoy opens one or two."""
 
 
+MESSAGE_LIMIT_BYTES: Final = 128 << 20
+"""The memory limit of the two xDS actors has room for five of these, see `actors.tree`."""
 _STORE: Final = "./var/lib/istio/data/xds-last-known-good"
 _OFF: Final = frozenset({"off", "no", "none", "disabled"})
 
@@ -67,6 +69,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_timeout_s: float = 10.0
     receive_limit_bytes: int = 4 << 20  # of one request of Envoy's
     streams_limit: int = _STREAMS_LIMIT
+    message_limit_bytes: int = MESSAGE_LIMIT_BYTES  # of one response of istiod's
     wants_name_table: bool = False  # the agent's DNS server is on
     wants_trust_bundle: bool = False  # PCDS
     last_known_good: LastKnownGood | None = None  # None: nothing is kept, nothing is served from it

@@ -309,6 +309,23 @@ def test_bytes_that_are_no_protobuf_end_the_stream_to_istiod_and_not_envoys(
     assert pair.upstream.counters["istiod_connection_terminations,type=error"] == 1
 
 
+@VARIANTS
+def test_a_message_above_the_limit_ends_the_stream_to_istiod_alone_and_a_large_one_passes(
+    istiod: FakeIstiod, tmp_path: Path, variant: str
+) -> None:
+    pair = XdsPair(plaintext_options(tmp_path, istiod.address, message_limit_bytes=20 << 20))
+    try:
+        envoy, stream = connected(pair, istiod, variant)
+        stream.send(response(variant, CDS, "huge", cluster=b"x" * (21 << 20)))
+        again = istiod.next_stream()
+        assert again.receive().type_url == CDS
+        again.send(response(variant, CDS, "large", cluster=b"x" * (19 << 20)))
+        assert envoy.receive().nonce == "large"
+        assert pair.upstream.counters["istiod_connection_terminations,type=error"] == 1
+    finally:
+        pair.close()
+
+
 def test_requests_wait_while_istiod_is_down_and_reach_it_when_it_comes(tmp_path: Path) -> None:
     istiod = FakeIstiod().start()
     istiod.kill()
