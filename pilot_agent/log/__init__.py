@@ -13,6 +13,7 @@ from pilot_agent.log.scopes import (
     Logger,
     configure,
     get_logger,
+    recent_lines,
     sink_descriptors,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "Logger",
     "configure",
     "get_logger",
+    "recent_lines",
     "sink_descriptors",
 ]

@@ -148,6 +148,11 @@ def configure(
     before.close()
 
 
+def recent_lines() -> bytes:
+    """Return the last lines (64 KiB) that any process of the agent has written."""
+    return _state.sink.recent()
+
+
 def sink_descriptors() -> tuple[int, ...]:
     """Return the descriptors that a child which closes all others must keep; lines go to the first."""
     return _state.sink.descriptors()

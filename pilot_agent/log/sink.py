@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Final
 
+from pilot_agent.log import ring
+
 _STUCK_S: Final = 1.0
 """How long a lock may be held while there is room to write: longer, and its holder was stopped or hangs."""
 _LOCKLESS_S: Final = 10.0
@@ -44,9 +46,9 @@ class Sink:
         """Write one line, its line feed added; failures are told on stderr, once until it works again."""
         data = line.encode(errors="backslashreplace") + b"\n"
         with self._mutex:
-            for descriptor in self._descriptors:
+            for at, descriptor in enumerate(self._descriptors):
                 try:
-                    self._write_locked(descriptor, data)
+                    self._write_locked(descriptor, data, also_kept=at == 0)
                     self._complained = False
                 except OSError as error:
                     self._complain(error)
@@ -77,9 +79,15 @@ class Sink:
         for descriptor in self._files:
             os.close(descriptor)
 
-    def _write_locked(self, descriptor: int, data: bytes) -> None:
+    def recent(self) -> bytes:
+        """Return the last lines, of all processes."""
+        return ring.recent(self._lock_file)
+
+    def _write_locked(self, descriptor: int, data: bytes, *, also_kept: bool) -> None:
         locked = self._lock(descriptor)
         try:
+            if also_kept:
+                ring.append(self._lock_file, data)
             _write_all(descriptor, data)
         finally:
             if locked:

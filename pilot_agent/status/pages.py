@@ -7,7 +7,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-from pilot_agent.log import get_logger
+from pilot_agent.log import get_logger, recent_lines
 from pilot_agent.status.app.probes import AppProbeOptions, AppProbes
 from pilot_agent.status.counters import Counters
 from pilot_agent.status.document import ProbeRow, StatusDocument
@@ -72,6 +72,7 @@ class Pages:
             Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
             Route(path="/status", handler=self._status, loopback_only=not self._options.status_for_all),
+            Route(path="/debug/logs", handler=_logs, loopback_only=True),
             Route(path="/debug/ndsz", handler=self._name_table, loopback_only=True),
             Route(path="/dns", handler=self._dns, loopback_only=True, method="POST"),
             Route(path="/app-health/", handler=probes.answer),
@@ -188,6 +189,10 @@ class _ReadinessLog:
 
 def _ok(afterwards: Callable[[], None]) -> Answer:
     return Answer(content_type=TEXT, body=b"OK", afterwards=afterwards)
+
+
+def _logs(_: Request) -> Answer:
+    return Answer(content_type=TEXT, headers=NO_STORE, body=recent_lines())
 
 
 def _app_probe_options(options: StatusOptions) -> AppProbeOptions:

@@ -21,6 +21,7 @@ def words_for(*typed: str) -> list[str]:
         (
             [],
             [
+                "bug-report",
                 "completion",
                 "help",
                 "istio-iptables",
