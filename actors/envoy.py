@@ -82,7 +82,11 @@ class EnvoyActor(RuntimeActor):
             case EnvoyInventory():
                 self._take_stock(message)
             case Quit():
-                self._quit(model.QuitWanted(cause="signal received", within_s=message.deadline_s))
+                self._quit(
+                    model.QuitWanted(
+                        cause="signal received", at_once=message.again, within_s=message.deadline_s
+                    )
+                )
             case EnvoySpawned():
                 process = message.process
                 self._handle(

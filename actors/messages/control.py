@@ -7,6 +7,7 @@ class Quit(msgspec.Struct, frozen=True, kw_only=True):
     """Supervisor → any: end in order within `deadline_s`. Mirrors: `ctx.Done()`."""
 
     deadline_s: float
+    again: bool = False  # asked for a second time: whoever waits for something waits no longer
     for_good: bool = False  # the agent was asked to end: the pod ends, and this container does not come back
 
 

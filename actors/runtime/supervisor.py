@@ -43,6 +43,8 @@ _REST_WAITS_S: Final = 0.1
 """The actors that Envoy does not wait for are not kept waiting longer than this for Envoy."""
 
 _STACKS_S: Final = 0.2
+_SAME_SIGNAL_S: Final = 1.0
+"""Signals that come so close together are one wish: wrappers forward what the process group had already."""
 _ENVOY_TERM_S: Final = 1.0
 _LAST_DEATHS: Final = 3
 
@@ -100,6 +102,7 @@ class Supervisor:
         self._loop = Loop()
         self._phase = Phase.RUNNING
         self._exit_status = 0
+        self._end_began_s = 0.0
         self._for_good = False  # the end was asked for: nothing is kept for a next start
         self._quit_order: list[Role] = []
         self._last_look_s = time.monotonic()
@@ -549,7 +552,11 @@ class Supervisor:
         if envoy is None:
             self._quit_actors(0)
             return
-        self._phase = Phase.ENVOY_ENDING
+        if self._phase == Phase.ENVOY_ENDING:
+            again = time.monotonic() - self._end_began_s >= _SAME_SIGNAL_S
+            self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s, again=again))
+            return
+        self._phase, self._end_began_s = Phase.ENVOY_ENDING, time.monotonic()
         self._service_manager.ending()
         self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s))
         self._spawn_held_back()  # which are refused now

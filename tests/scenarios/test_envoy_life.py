@@ -1,0 +1,181 @@
+"""Envoy's life in a whole agent: killed, stopped, replaced, ended; and what clients notice of it."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lab.istiod import Istiod
+from tests.scenarios.conftest import World, agent_for
+from tests.support.agent import RealAgent, command
+from tests.support.load import Load
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.envoy
+
+BACK_S = 2.0
+
+
+@pytest.fixture
+def agent(workdir: Path, istiod: Istiod) -> Iterator[RealAgent]:
+    with agent_for(istiod, workdir / "sidecar") as agent:
+        yield agent.wait_ready()
+
+
+def is_live(agent: RealAgent) -> bool:
+    try:
+        return agent.admin("/ready") == "LIVE\n"
+    except OSError:
+        return False
+
+
+def restart(agent: RealAgent) -> None:
+    subprocess.run([*command(), "restart", f"--status-port={agent.status_port}"], check=True, timeout=30)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_whatever_kills_envoy_it_serves_again_within_two_seconds_and_the_agent_goes_on(
+    agent: RealAgent, number: int
+) -> None:
+    (old,) = agent.envoys()
+    os.kill(old.pid, number)
+    wait_for(lambda: gone([old]), within_s=BACK_S, what="the end of Envoy")
+    wait_for(lambda: is_live(agent), within_s=BACK_S, what="the next Envoy being LIVE")
+    wait_for(agent.is_ready, within_s=5)
+    assert [each.pid for each in agent.envoys()] != [old.pid]
+    assert agent.quit() == 0
+
+
+def kill_again_and_again(agent: RealAgent, times: int) -> None:
+    for _ in range(times):
+        (envoy,) = agent.envoys()
+        envoy.kill()
+        wait_for(lambda one=envoy: gone([one]), within_s=BACK_S)  # type: ignore[misc]
+        wait_for(lambda: is_live(agent), within_s=BACK_S, what="the next Envoy being LIVE")
+
+
+def test_kills_in_a_row_leave_one_envoy_and_no_file_and_a_crash_loop_is_said(agent: RealAgent) -> None:
+    kill_again_and_again(agent, 10)
+    assert "crash loop" not in agent.log()
+    kill_again_and_again(agent, 1)
+    agent.wait_log("Envoy is in a crash loop: 11 failures in 5m0s; .* it is tried again")
+    (envoy,) = agent.envoys()
+    words = envoy.cmdline()
+    folder = agent.directory / "etc/istio/proxy"
+    files = [each.name for each in folder.glob("envoy-rev*.json") if not each.is_symlink()]
+    assert files == ["envoy-rev11.json"]
+    assert (folder / "hr-base-ids").read_text().split() == [words[words.index("--base-id") + 1]]
+    assert agent.quit() == 0
+
+
+def test_a_crash_loop_ends_the_agent_with_the_status_that_was_asked_for(
+    workdir: Path, istiod: Istiod
+) -> None:
+    variables = {"ENVOY_CRASH_LOOP_EXIT_CODE": "77"}
+    with agent_for(istiod, workdir / "sidecar", environment=variables) as agent:
+        kill_again_and_again(agent.wait_ready(), 10)
+        agent.envoys()[0].kill()
+        assert agent.process is not None
+        assert agent.process.wait(10) == 77
+        agent.wait_log("Envoy is in a crash loop: .* the agent ends with 77")
+
+
+def test_a_stopped_envoy_serves_again_within_two_seconds(agent: RealAgent) -> None:
+    (envoy,) = agent.envoys()
+    envoy.send_signal(signal.SIGSTOP)
+    agent.wait_log("was stopped and serves nothing", within_s=BACK_S)
+    wait_for(lambda: is_live(agent), within_s=BACK_S, what="the same Envoy going on")
+    assert [each.pid for each in agent.envoys()] == [envoy.pid]
+
+
+def test_hot_restarts_by_command_signal_and_port_drop_no_request(world: World) -> None:
+    agent = world.sidecar
+    with Load(world.port, "/productpage", keep_alive=2, new_connections=2) as load:
+        restart(agent)
+        wait_for(lambda: agent.restart_epoch() == 1, within_s=20)
+        wait_for(lambda: len(agent.envoys()) == 1, within_s=20, what="the end of the old epoch")
+        assert agent.process is not None
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: agent.restart_epoch() == 2, within_s=20)
+        load.wait_more(50)
+    assert load.failures == []
+
+
+def test_envoy_has_none_of_the_agent_s_files_and_none_of_its_own_variables(
+    workdir: Path, istiod: Istiod
+) -> None:
+    variables = {"XDS_HEADER_X": "secret", "NOTIFY_SOCKET": "/nowhere", "HOST_IP": "10.0.0.1"}
+    with agent_for(istiod, workdir / "sidecar", environment=variables) as agent:
+        (envoy,) = agent.wait_ready().envoys()
+        found = envoy.environ()
+        assert "XDS_HEADER_X" not in found
+        assert "NOTIFY_SOCKET" not in found
+        assert found["HOST_IP"] == "10.0.0.1"
+        opened = [str(each.readlink()) for each in Path(f"/proc/{envoy.pid}/fd").iterdir()]
+        assert not [each for each in opened if "memfd" in each or "pidfd" in each or "signalfd" in each]
+        assert {each for each in opened if each.startswith(str(workdir))} == {
+            str(agent.directory / "agent.log")
+        }
+        bootstrap = agent.directory / "etc/istio/proxy/envoy-rev0.json"
+        assert bootstrap.stat().st_mode & 0o777 == 0o600
+        assert bootstrap.stat().st_uid == envoy.uids().effective
+
+
+def long_drain(istiod: Istiod, directory: Path) -> RealAgent:
+    return agent_for(istiod, directory, proxy_config={"terminationDrainDuration": "60s"})
+
+
+def test_a_second_sigterm_shortens_the_drain_and_one_that_comes_at_once_does_not(
+    workdir: Path, istiod: Istiod
+) -> None:
+    with long_drain(istiod, workdir / "sidecar") as agent:
+        family = [*agent.wait_ready().envoys(), *agent.family()]
+        assert agent.process is not None
+        agent.process.send_signal(signal.SIGTERM)
+        agent.process.send_signal(signal.SIGINT)
+        agent.wait_log("Graceful termination period is 1m0s, starting")
+        began_s = time.monotonic()
+        wait_for(lambda: time.monotonic() - began_s > 1.2 or agent.process.poll() is not None)  # type: ignore[union-attr]
+        assert agent.process.poll() is None
+        assert agent.quit() == 0
+        assert gone(family)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_with_two_epochs_alive_both_end_with_the_agent(workdir: Path, istiod: Istiod, kill: bool) -> None:
+    with agent_for(istiod, workdir / "sidecar") as agent:
+        agent.wait_ready()
+        restart(agent)
+        wait_for(lambda: agent.restart_epoch() == 1 and is_live(agent), within_s=20)
+        both = agent.envoys()
+        assert len(both) == 2
+        if kill:
+            agent.kill()
+        else:
+            assert agent.quit() == 0
+            assert sorted(each.name for each in (agent.directory / "etc/istio/proxy").iterdir()) == []
+        wait_for(lambda: gone(both), within_s=5, what="the end of both Envoys")
+
+
+def test_the_drain_goes_on_when_any_actor_dies_meanwhile(workdir: Path, istiod: Istiod) -> None:
+    config = {"terminationDrainDuration": "3s"}
+    with agent_for(istiod, workdir / "sidecar", proxy_config=config) as agent:
+        envoys = agent.wait_ready().envoys()
+        assert agent.process is not None
+        began_s = time.monotonic()
+        agent.process.send_signal(signal.SIGTERM)
+        agent.wait_log("Graceful termination period is 3s, starting")
+        for role in ("envoy", "health", "upstream-xds", "downstream-xds", "sds", "cert"):
+            os.kill(agent.actor_pid(role), signal.SIGKILL)
+        assert agent.process.wait(15) == 0
+        assert 2.9 < time.monotonic() - began_s < 10
+        assert gone(envoys)
