@@ -45,6 +45,9 @@ OLD_EPOCH_GRACE_S: Final = 5.0
 _HOT_TRIES: Final = 2
 """How many epochs of a base id may fail before another way is tried."""
 
+_FREE_KILLS: Final = 10
+"""How many kills in a row before LIVE cost no wait."""
+
 _PASSING: Final = ("resource temporarily unavailable", "cannot allocate memory", "text file busy")
 """Reasons for a failed exec that may be gone the next time."""
 
@@ -308,12 +311,15 @@ def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: st
         ending.envoy_is_over(turn, f"Envoy exited with error: {words}")
     elif not successors:
         was_live = gone.phase in (Phase.LIVE, Phase.DRAINING)
-        _start_again(turn, f"Envoy exited with error: {words}", was_live=was_live)
+        was_killed = status is not None and is_kill(status)
+        _start_again(turn, f"Envoy exited with error: {words}", was_live=was_live, was_killed=was_killed)
 
 
-def _start_again(turn: Turn, why: str, *, was_live: bool = False) -> None:
+def _start_again(turn: Turn, why: str, *, was_live: bool = False, was_killed: bool = False) -> None:
     """Start a failed Envoy again: one that was LIVE at once, one that never was after a growing wait.
 
+    A kill says less of Envoy than an exit does, and it may have been LIVE already without our having seen it:
+    the first few in a row cost no wait either.
     Beyond the budget of the window it is a crash loop, which is said loudly and slowed down; whether it
     ends the agent is configured.
     """
@@ -326,7 +332,8 @@ def _start_again(turn: Turn, why: str, *, was_live: bool = False) -> None:
         return
     if len(crashes) > policy.quick_budget:
         failed_starts = max(failed_starts, policy.quick_budget)
-    wait_s = turn.waits.crash_s(failed_starts) if failed_starts else 0.0
+    attempts = failed_starts - (_FREE_KILLS if was_killed else 0)
+    wait_s = turn.waits.crash_s(attempts) if attempts > 0 else 0.0
     turn.change(start_at_s=turn.now_s + wait_s)
     turn.do(Count(name="envoy_restarts", reason="failure"))
     turn.error(

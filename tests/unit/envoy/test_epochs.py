@@ -136,7 +136,8 @@ def test_what_an_end_of_envoy_means(
     assert (clear.generation.bootstrap_path, clear.base_id_is_free) == ("envoy-rev0.json", True)
     if again:
         assert life.did(EndAgent) == []
-        assert life.wakes_in_s == (0.2 if phase is Phase.INITIALIZING else NEVER)
+        waits = phase is Phase.INITIALIZING and status != KILLED
+        assert life.wakes_in_s == (0.2 if waits else NEVER)
         (prepare,) = life.did(Prepare) or life.sleep(0.2).did(Prepare)
         assert (prepare.generation.generation, prepare.generation.epoch, prepare.generation.base_id) == (
             1,
@@ -184,6 +185,15 @@ def test_an_envoy_that_was_live_is_started_again_at_once_a_hundred_times() -> No
     assert life.end(100, KILLED).did(Prepare) == []
     assert life.wakes_in_s > 10
     assert len(life.state.crashes_s) == 101
+
+
+def test_ten_kills_of_envoys_that_are_not_live_yet_cost_no_wait_and_the_next_does() -> None:
+    life = Life().start()
+    for generation in range(10):
+        assert life.end(generation, KILLED).did(Prepare)
+        life.start(generation + 1)
+    assert life.end(10, KILLED).did(Prepare) == []
+    assert life.wakes_in_s == 0.2
 
 
 def test_a_start_that_succeeds_lets_the_waits_begin_anew() -> None:
@@ -416,7 +426,7 @@ def test_a_hot_restart_whose_parent_died_is_killed_and_a_cold_start_follows(spaw
     assert life.signals == [(1, SIGKILL)]
     life.end(1, KILLED)
     assert not any("out of memory" in text for _, text in life.lines)
-    (prepare,) = life.sleep(life.wakes_in_s).did(Prepare)
+    (prepare,) = life.did(Prepare)
     assert (prepare.generation.generation, prepare.generation.epoch) == (2, 0)
 
 
