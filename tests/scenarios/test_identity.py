@@ -15,6 +15,7 @@ from benchmarks import rotations
 from lab.istiod import Istiod
 from pilot_agent.security.kept_identity import file_system_type
 from tests.scenarios.conftest import World, agent_for
+from tests.scenarios.test_environment import sealed
 from tests.support.agent import RealAgent, calm
 from tests.support.real_envoy import get
 from tests.support.sds_client import SdsClient
@@ -194,15 +195,21 @@ def test_a_planted_key_is_nowhere_in_what_the_agent_writes_prints_and_shows(
                 assert not found_in(path.read_bytes(), key), path
 
 
+@pytest.mark.root
 def test_the_processes_that_hold_keys_write_no_core_and_are_closed_to_their_own_user(
     istiod: Istiod, workdir: Path
 ) -> None:
-    with agent_for(istiod, workdir) as agent:
+    with calm(sealed(istiod, workdir)) as agent:
         agent.wait_ready()
-        holders = [agent.process.pid, agent.actor_pid("cert"), agent.actor_pid("sds")]  # type: ignore[union-attr]
+        assert agent.process is not None
+        holders = [agent.process.pid, agent.actor_pid("cert"), agent.actor_pid("sds")]
         for pid in holders:
             limits = Path(f"/proc/{pid}/limits").read_text()
             assert re.search(r"^Max core file size +0 ", limits, re.MULTILINE)
+            # The kernel gives these to root where a process may not be dumped: its own user gets EACCES.
+            owners = {Path(f"/proc/{pid}/{name}").stat().st_uid for name in ("mem", "fd", "environ")}
+            assert owners == {0}
+        assert Path(f"/proc/{agent.actor_pid('health')}/mem").stat().st_uid == 1337  # so the owner tells
 
 
 @pytest.mark.parametrize(("policy", "count"), [("sds", 12), ("hot-restart", 8)])

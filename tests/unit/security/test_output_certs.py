@@ -1,5 +1,6 @@
 """OUTPUT_CERTS: one set at a time, whatever stood there before and whenever somebody looks."""
 
+import contextlib
 import os
 import stat
 import threading
@@ -23,17 +24,16 @@ def numbered(number: int) -> dict[str, bytes]:
 
 def read_within(directory: Path) -> set[bytes]:
     """Open `..data` once and return the numbers of the three files read in it; fewer if it went away."""
-    descriptor = os.open(directory / "..data", os.O_PATH | os.O_DIRECTORY)
-    found = set()
-    try:
-        for name in (KEY, CHAIN, ROOTS):
-            file = os.open(name, os.O_RDONLY, dir_fd=descriptor)
-            found.add(os.read(file, 100).split()[1])
-            os.close(file)
-    except FileNotFoundError:
-        pass  # two sets came meanwhile: nothing mismatched was read
-    finally:
-        os.close(descriptor)
+    found: set[bytes] = set()
+    with contextlib.suppress(FileNotFoundError):  # two sets came meanwhile: nothing mismatched is read
+        descriptor = os.open(directory / "..data", os.O_PATH | os.O_DIRECTORY)
+        try:
+            for name in (KEY, CHAIN, ROOTS):
+                file = os.open(name, os.O_RDONLY, dir_fd=descriptor)
+                found.add(os.read(file, 100).split()[1])
+                os.close(file)
+        finally:
+            os.close(descriptor)
     return found
 
 
