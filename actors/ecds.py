@@ -76,6 +76,8 @@ class EcdsConversions:
         self._lock = threading.Lock()
         self._flights: dict[StreamId, InFlight] = {}
         self._files: dict[StreamId, dict[str, str]] = {}  # what Envoy was given: resource → module's file
+        self._files_before: set[str] = set()  # of streams that ended since istiod was heard last
+        self._was_heard = False  # istiod has told of extensions in this life
         self._queue: deque[_Job] = deque()
         self._running: dict[int, _Job] = {}  # worker id → what it works on
 
@@ -94,9 +96,11 @@ class EcdsConversions:
         with self._lock:
             flight = self._flights.setdefault(stream, InFlight(variant))
             ticket = flight.arrived(response, leg)
+            self._was_heard = True
             self._forget_files(stream, response)
             if not needs_rewriting(response):
                 self._count(_untouched(response.resource_count))
+                self._files_before.clear()
                 return flight.finished(ticket, body)
             request = RewriteRequest(variant=variant, body=body, options=self._options, limit_s=LIMIT_S)
             self._queue.append(_Job(stream=stream, ticket=ticket, request=encode(request)))
@@ -119,14 +123,19 @@ class EcdsConversions:
         with self._lock:
             for stream in [each for each in self._flights if is_gone(each)]:
                 del self._flights[stream]
-                self._files.pop(stream, None)
+                self._files_before.update(self._files.pop(stream, {}).values())
 
     def purge(self) -> None:
-        """Have the cache looked through, and again after the interval."""
+        """Have the cache looked through, and again after the interval.
+
+        While istiod is away Envoy may be told of modules that it got long ago, by an agent before this
+        one: nothing is purged then.
+        """
         self._wake_for_purge()
-        if Path(self._options.directory, LOCK).exists():
+        if self._was_heard and Path(self._options.directory, LOCK).exists():
             with self._lock:
-                in_use = sorted({file for files in self._files.values() for file in files.values()})
+                told = {file for files in self._files.values() for file in files.values()}
+                in_use = sorted(told | self._files_before)
             request = PurgeRequest(options=self._options, in_use=in_use)
             self._context.run_worker(PURGE, encode(request), timeout_s=_PURGE_LIMIT_S)
 
@@ -161,6 +170,7 @@ class EcdsConversions:
             body = flight.finished(job.ticket, answer.body) if flight is not None else None
             if body is not None:
                 self._files.setdefault(job.stream, {}).update(answer.files)
+                self._files_before.clear()
             return body
 
     def _forget_files(self, stream: StreamId, response: SotwResponse | DeltaResponse) -> None:

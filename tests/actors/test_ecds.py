@@ -219,6 +219,7 @@ def test_the_cache_is_looked_through_after_each_interval_if_there_is_one(tmp_pat
     rig.conversions.purge()
     assert rig.context.started == []
     (tmp_path / LOCK).touch()
+    rig.take("1", a=PLAIN)
     rig.context.advance(61)
     rig.conversions.purge()
     assert [kind for _, kind, _ in rig.context.started] == [PURGE]
@@ -245,8 +246,26 @@ def test_what_envoy_was_given_last_is_kept_from_the_purge(rig: Rig) -> None:
     rig.take("2", a=WASM)  # in SotW that is all there is
     rig.finish(2, files={"a": "/3"})
     assert in_use(rig) == ["/3"]
-    rig.conversions.closed(lambda stream: True)
-    assert in_use(rig) == []
+
+
+def test_what_an_ended_stream_was_given_is_kept_until_istiod_tells_another(rig: Rig) -> None:
+    rig.take("1", a=WASM)
+    rig.finish(1, files={"a": "/1"})
+    rig.conversions.closed(lambda stream: stream == STREAM)
+    assert in_use(rig) == ["/1"]
+    rig.take("1", stream=OTHER, a=WASM)
+    assert in_use(rig) == ["/1"]
+    rig.finish(2, files={"a": "/2"})
+    assert in_use(rig) == ["/2"]
+
+
+def test_nothing_is_purged_before_istiod_was_heard(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / LOCK).touch()
+    rig.conversions.purge()
+    assert rig.context.started == []
+    rig.take("1", a=PLAIN)
+    rig.conversions.purge()
+    assert [kind for _, kind, _ in rig.context.started] == [PURGE]
 
 
 def test_in_delta_a_file_is_in_use_until_its_resource_is_removed(rig: Rig) -> None:
