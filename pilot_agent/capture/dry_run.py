@@ -33,7 +33,8 @@ class Record:
             finally:
                 os.close(file)
         except (OSError, ValueError) as error:
-            raise ExecutionError(f"DRY_RUN_FILE_PATH {self._path!r} cannot be written: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ExecutionError(f"DRY_RUN_FILE_PATH: open {self._path}: {reason}") from error
 
 
 def dry_iptables(options: CaptureOptions, rules: Sequence[Rule], record: Record, say: Say) -> None:

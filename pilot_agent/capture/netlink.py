@@ -90,8 +90,9 @@ class Netlink:
         found = []
         for payload in self._dump(_RTM_GETRULE, struct.pack("=BBBBBBBBI", FAMILIES[family], *[0] * 8)):
             attributes = dict(_attributes(payload[12:]))
-            if _FRA_FWMARK in attributes and payload[7] == _FR_ACT_TO_TABLE:
-                mark, mask = _number(attributes[_FRA_FWMARK]), _number(attributes.get(_FRA_FWMASK, b""))
+            # A mark of 0 is told by its mask alone.
+            if {_FRA_FWMARK, _FRA_FWMASK} & attributes.keys() and payload[7] == _FR_ACT_TO_TABLE:
+                mark, mask = (_number(attributes.get(kind, b"")) for kind in (_FRA_FWMARK, _FRA_FWMASK))
                 table = _number(attributes.get(_FRA_TABLE, b"")) or payload[4]
                 priority = _number(attributes.get(_FRA_PRIORITY, b""))
                 found.append(FwmarkRule(family, mark, mask, table, priority))

@@ -75,13 +75,14 @@ def _is_old_dns(table: str, rule: Canonical) -> bool:
 
 def _is_interface_exception(table_name: str, chain: str, rule: Canonical, table: Table) -> bool:
     """`-i IF -j RETURN`: either with its twin for the way out, or the first rules of all (KubeVirt)."""
-    if len(rule) != 2 or _RETURN not in rule:
+    if _RETURN not in rule:
         return False
-    flag, interface = next(term[1:] for term in rule if term != _RETURN)
-    if flag != ("-i" if chain == "PREROUTING" else "-o"):
+    own_flag, twin_flag = ("-i", "-o") if chain == "PREROUTING" else ("-o", "-i")
+    interface = {term[2:] for term in rule if term[:2] == ("", own_flag)}  # none: every interface
+    if len(rule) != 1 + len(interface):
         return False
-    twin_chain, twin_flag = ("OUTPUT", "-o") if chain == "PREROUTING" else ("PREROUTING", "-i")
-    twin = tuple(sorted((("", twin_flag, interface), _RETURN)))
+    twin = tuple(sorted([_RETURN, *(("", twin_flag, *name) for name in interface)]))
+    twin_chain = "OUTPUT" if chain == "PREROUTING" else "PREROUTING"
     if twin in map(canonical_line, table.get(twin_chain, Chain()).rules):
         return True
     return table_name == "nat" and chain == "PREROUTING" and rule in _leading(table["PREROUTING"])
@@ -91,7 +92,7 @@ def _leading(chain: Chain) -> list[Canonical]:
     """Return the rules at the head of a chain that match an incoming interface and jump to nowhere else."""
     found = []
     for rule in map(canonical_line, chain.rules):
-        if "-i" not in {term[1] for term in rule} or not _target(rule).startswith(("RETURN", OURS)):
+        if {term[1] for term in rule} - {"-i", "-d", "-j"} or not _target(rule).startswith(("RETURN", OURS)):
             break
         found.append(rule)
     return found

@@ -32,15 +32,20 @@ def tproxy_route(options: CaptureOptions) -> TproxyRoute | None:
     """Return what TPROXY needs; None when nothing inbound is captured so.
 
     Raises:
-        ConfigurationError: mark or table is no number; the text names the flag.
+        ConfigurationError: mark or table is no number, or the table one of the kernel's own, in which
+            everything would become local; the text names the flag.
     """
     if not (options.tproxy and options.captures_inbound):
         return None
     settings = options.settings
-    return TproxyRoute(
-        _number("--istio-inbound-tproxy-mark", settings.inbound_tproxy_mark),
-        _number("--istio-inbound-tproxy-route-table", settings.inbound_tproxy_route_table),
-    )
+    mark = _number("--istio-inbound-tproxy-mark", settings.inbound_tproxy_mark)
+    table = _number("--istio-inbound-tproxy-route-table", settings.inbound_tproxy_route_table)
+    if table in _RESERVED_TABLES:
+        raise ConfigurationError(
+            f"--istio-inbound-tproxy-route-table: {table} is a routing table of the system: every address "
+            "would become a local one"
+        )
+    return TproxyRoute(mark, table)
 
 
 class Routes:

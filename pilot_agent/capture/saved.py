@@ -24,7 +24,7 @@ _NUMBERS: Final = frozenset(
 _MARKS: Final = frozenset({"--mark", "--set-xmark", "--tproxy-mark"})
 _SPELLINGS: Final = {"--to-port": "--to-ports", "--set-mark": "--set-xmark"}
 _SILENT: Final = frozenset({"-m", "--nfmask", "--ctmask", "--on-ip"})
-"""What is implied by the other options, or is printed with its default."""
+"""What is implied by the other options, or is printed with its default. So is the interface `+`: any."""
 
 _ALL_BITS: Final = 0xFFFFFFFF
 
@@ -94,7 +94,8 @@ def _terms(words: list[str]) -> Iterator[Term]:
             values.append(words[at])
             at += 1
         flag = _SPELLINGS.get(flag, flag)
-        if flag not in _SILENT:
+        everywhere = flag in ("-i", "-o") and values == ["+"]
+        if flag not in _SILENT and not everywhere:
             yield ("!" if negated else "", flag, *(_value(flag, value) for value in values))
 
 

@@ -8,6 +8,7 @@ from pilot_agent.capture.errors import CaptureError, ValidationError
 from pilot_agent.capture.machine import read_machine, read_proxy_and_dns
 from pilot_agent.capture.options import CaptureOptions, CaptureSettings, build, check
 from pilot_agent.capture.rules import Rule
+from pilot_agent.capture.turn import Turn
 from pilot_agent.log import get_logger
 
 _NO_DNS_SERVERS: Final = (
@@ -74,7 +75,8 @@ def _iptables(options: CaptureOptions, variables: Mapping[str, str]) -> None:
         return
     from pilot_agent.capture.apply import apply_iptables  # noqa: PLC0415
 
-    apply_iptables(options, rules)
+    with Turn():
+        apply_iptables(options, rules)
 
 
 def _nftables(options: CaptureOptions) -> None:
@@ -83,7 +85,8 @@ def _nftables(options: CaptureOptions) -> None:
         return
     from pilot_agent.capture.apply_nftables import apply_nftables  # noqa: PLC0415  # one of two
 
-    apply_nftables(options)
+    with Turn():
+        apply_nftables(options)
 
 
 def _clean(settings: CaptureSettings, rules: Sequence[Rule]) -> None:
@@ -92,7 +95,7 @@ def _clean(settings: CaptureSettings, rules: Sequence[Rule]) -> None:
 
     programs = Programs()
     programs.finish()  # a cleanup is never broken off
-    with Deferred(programs):
+    with Turn(), Deferred(programs):
         looks = clean(programs, settings, rules)
     from pilot_agent.capture.apply import log_final_state  # noqa: PLC0415
 

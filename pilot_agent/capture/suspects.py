@@ -14,10 +14,12 @@ _PORTS: Final = (
     "outbound_ports",
     "local_outbound_ports_exclude",
 )
+_SINGLE_PORTS: Final = _PORTS[:3]
 _OWNERS: Final = ("proxy_uid", "proxy_gid", "owner_groups", "owner_groups_exclude")
 _INTERFACES: Final = ("exclude_interfaces", "kube_virt_interfaces")
 _MARKS: Final = ("inbound_tproxy_mark",)
 _LONGEST_INTERFACE: Final = 15
+_GROUPS_THAT_FIT: Final = 62
 
 
 def suspects(options: CaptureOptions) -> str:
@@ -35,6 +37,12 @@ def suspects(options: CaptureOptions) -> str:
         for item in split(settings[member])
         if item != WILDCARD and not looks_right(item, member)
     ]
+    found += [f"{FLAG_OF[member]} is empty" for member in _SINGLE_PORTS if not settings[member]]
+    groups = len(options.owner_groups or ())
+    if groups > _GROUPS_THAT_FIT:
+        found.append(
+            f"{FLAG_OF['owner_groups']} has {groups} groups, and a line of iptables-restore 255 words"
+        )
     return f" ({'; '.join(found)})" if found else ""
 
 

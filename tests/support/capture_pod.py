@@ -18,6 +18,8 @@ CASES = {
     "dns": (*INJECTED, "--redirect-dns", "--capture-all-dns", "-o", "3306"),
     "virtual": ("-k", "net1,net2", "-i", "10.0.0.0/8,fd00::/8", "-b", "80,443", "-q", "8443", "-u", "1337"),
     "virtual without outbound": ("-k", "net1,net2", "-u", "1337"),
+    "every interface": ("-k", "+", "-u", "1337"),
+    "no mark": (*INJECTED, "-m", "TPROXY", "-t", "0"),
     "odd words": (
         "-i",
         "10.1.2.3/8,fd00::1/8",
