@@ -21,7 +21,7 @@ _log = get_logger()
 
 
 class Turn:
-    """While it is entered, other runs wait; one that has waited too long goes on: a name can be held in spite."""
+    """While it is entered, other runs wait; but not for ever: any program can hold a name."""
 
     def __init__(self, patience_s: float = _PATIENCE_S) -> None:
         self._patience_s = patience_s
