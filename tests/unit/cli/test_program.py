@@ -247,3 +247,13 @@ def test_an_older_python_is_answered_in_one_line(name: str, tmp_path: Path) -> N
     assert ended.returncode == 255
     assert re.fullmatch(r"Error: pilot-agent needs Python 3\.11 or newer, this is \d\.\d+\n", ended.stderr)
     assert ended.stdout == ""
+
+
+def test_an_upgrade_where_no_agent_runs_is_told(tmp_path: Path) -> None:
+    missing = run_agent("upgrade", cwd=tmp_path)
+    assert missing.returncode == 255
+    assert missing.stderr == "Error: etc/istio/proxy: No such file or directory\n"
+    (tmp_path / "etc/istio/proxy").mkdir(parents=True)
+    nobody = run_agent("upgrade", cwd=tmp_path)
+    assert nobody.stderr == "Error: no pilot-agent runs with etc/istio/proxy\n"
+    assert list((tmp_path / "etc/istio/proxy").iterdir()) == []
