@@ -131,6 +131,47 @@ def plant(directory: Path) -> list[bytes]:
     return [number, number.hex().encode(), lines[0], lines[1]]
 
 
+def faked_time(directory: Path) -> dict[str, str]:
+    """Return variables that let the agent's wall clock be set by writing `clock`, the monotonic one not."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        pytest.skip("wants libfaketime (Debian: apt-get install libfaketime)")
+    (directory / "clock").write_text("+0")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(directory / "clock"),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "DISABLE_ENVOY": "true",
+    }
+
+
+def test_a_clock_that_jumps_a_day_either_way_costs_no_certificate_and_heals_within_a_minute(
+    istiod: Istiod, workdir: Path
+) -> None:
+    """With a clock so wrong the CA's own certificate is not valid: nothing can be signed meanwhile."""
+    with calm(agent_for(istiod, workdir, environment=faked_time(workdir))) as agent:
+        key = served_key(agent)
+        for jump, line in (
+            ("-86400", "rotation failed, the certificate at hand is served on: "),
+            ("+90000", "failed to warm certificate: "),  # the one at hand has expired, by this clock
+        ):
+            (workdir / "clock").write_text(jump)
+            agent.wait_log(line, 20.0)
+            (workdir / "clock").write_text("+0")
+            signed, began_s = istiod.observed.counts["csr", "signed"], time.monotonic()
+            assert served_key(agent, 5.0) == key  # the valid one was not thrown away
+            wait_for(
+                lambda signed=signed: istiod.observed.counts["csr", "signed"] > signed,  # type: ignore[misc]
+                within_s=60,
+                what="the certificate that was tried for meanwhile",
+            )
+            wait_for(lambda key=key: served_key(agent) != key, what="it being served")  # type: ignore[misc]
+            assert time.monotonic() - began_s < 60.0
+            key = served_key(agent)
+
+
 def publish(folder: Path, authority: Authority, number: int) -> bytes:
     """Change a mounted secret as the kubelet does; return the new key."""
     key, chain = authority.workload_pair("spiffe://cluster.local/ns/default/sa/bookinfo-apps")
