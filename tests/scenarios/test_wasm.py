@@ -20,6 +20,7 @@ from lab.resources.extensions import broken, extended, listener, wasm_plugin
 from lab.snapshot import ECDS, Resource
 from tests.scenarios.conftest import agent_for
 from tests.scenarios.test_environment import DATA, sealed
+from tests.scenarios.test_last_known_good import STORE, place_identity
 from tests.support.agent import RealAgent, calm
 from tests.support.oci_registry import OciRegistry
 from tests.support.proxy_wasm import header_filter
@@ -216,6 +217,23 @@ def test_a_module_outlives_the_agent_and_is_used_without_its_source(
     site.pages.clear()
     with agent_for(world.istiod, workdir) as agent:
         agent.wait_ready()
+        world.wait_header("one")
+    assert site.count("/one.wasm") == 1
+
+
+def test_a_module_runs_in_a_restarted_gateway_while_istiod_is_down(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    with agent_for(world.istiod, workdir, "router") as agent:
+        agent.wait_ready()
+        world.wait_header("one")
+        kept = workdir / STORE / "envoy.config.core.v3.TypedExtensionConfig.xlkg"
+        wait_for(lambda: kept.is_file() and b".wasm" in kept.read_bytes(), what="ECDS on the disk")
+    place_identity(world.istiod, workdir)  # for istiod is the CA as well
+    site.pages.clear()
+    world.istiod.quit()
+    with agent_for(world.istiod, workdir, "router"):
         world.wait_header("one")
     assert site.count("/one.wasm") == 1
 
