@@ -188,3 +188,47 @@ def test_the_drain_goes_on_when_any_actor_dies_meanwhile(workdir: Path, istiod: 
         assert agent.process.wait(15) == 0
         assert 2.9 < time.monotonic() - began_s < 10
         assert gone(envoys)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[tuple[Path, str, str]]:
+    """Make a memory cgroup; yield its folder and the names of its limit and of its count of OOM kills."""
+    v1, v2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+    own = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    inner = next((path for _, controllers, path in own if "memory" in controllers.split(",")), "/")
+    parent = next((at for at in (v1 / inner.lstrip("/"), v1, v2) if at.is_dir()), v2)
+    names = (
+        ("memory.max", "memory.events") if parent == v2 else ("memory.limit_in_bytes", "memory.oom_control")
+    )
+    folder = parent / f"pilot-agent-life-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / names[0]).write_text(str(1 << 30))
+    except OSError as error:
+        pytest.skip(f"no memory cgroup can be made here: {error}")
+    yield folder, *names
+    wait_for(lambda: not (folder / "cgroup.procs").read_text().split(), within_s=10, what="an empty cgroup")
+    folder.rmdir()
+
+
+def test_without_memory_for_two_twenty_restarts_are_refused_and_nothing_is_killed(
+    workdir: Path, istiod: Istiod, cgroup: tuple[Path, str, str]
+) -> None:
+    folder, limit, kills = cgroup
+    inside = ("sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh")
+    with agent_for(istiod, workdir / "sidecar", prefix=inside) as agent:
+        (envoy,) = agent.wait_ready().envoys()
+        name = "memory.current" if limit == "memory.max" else "memory.usage_in_bytes"
+        usage = int((folder / name).read_text())
+        (folder / limit).write_text(str(usage + (24 << 20)))
+        for number in range(1, 21):
+            restart(agent)
+            wait_for(lambda many=number: agent.log().count("not enough memory for a second Envoy") >= many)  # type: ignore[misc]
+        assert [each.pid for each in agent.envoys()] == [envoy.pid]
+        assert is_live(agent)
+        counted = dict(line.split() for line in (folder / kills).read_text().splitlines())
+        assert counted["oom_kill"] == "0"
+        (folder / limit).write_text(str(1 << 30))
+        restart(agent)
+        wait_for(lambda: agent.restart_epoch() == 1, within_s=20)
+        assert agent.quit() == 0
