@@ -123,8 +123,7 @@ class DnsActor(RuntimeActor):
             self.context,
             before_sync=self._options.before_sync,
         )
-        if self._notes.table is not None:
-            self._use(self._notes.table, self._notes.index)
+        self._use_kept(self._notes)
         self._thread = threading.Thread(target=self._run, args=(sockets,), name="dns", daemon=True)
         self._thread.start()
         if self.context.incarnation == 1:
@@ -200,15 +199,27 @@ class DnsActor(RuntimeActor):
     def _taken(self, table: NameTableMessage) -> None:
         self.context.send(Role.UPSTREAM_XDS, NameTableTaken(number=table.number))
 
-    def _use(self, table: bytes, index: bytes) -> None:
-        """Answer from this table; a query sees either the old one or the new one."""
-        if self._server is None or self._notes is None:
+    def _use_kept(self, notes: DnsNotes) -> None:
+        """Serve the notebook's table; after an upgrade in place its index is of no use, and made anew."""
+        if notes.table is None:
             return
         try:
-            names = NameTable(table, index, self._notes.surroundings.naming)
-        except ValueError as error:  # a notebook of another family of processes
-            _log.warn(f"name table of the notebook: {error}: ignored")
+            self._use(notes.table, notes.index)
+        except ValueError as error:
+            _log.info(f"name table of the notebook: {error}: made anew")
+            self._notes = msgspec.structs.replace(notes, table=None, index=b"")
+            self._newest = self._newest or NameTableMessage(body=notes.table)
+            self._index_next()
+
+    def _use(self, table: bytes, index: bytes) -> None:
+        """Answer from this table; a query sees either the old one or the new one.
+
+        Raises:
+            ValueError: the index does not belong to the table, or was made by another family of processes.
+        """
+        if self._server is None or self._notes is None:
             return
+        names = NameTable(table, index, self._notes.surroundings.naming)
         self._server.table = names
         _log.debug(f"updated lookup table with {names.names} hosts")
         if not self._said_received:

@@ -201,6 +201,19 @@ def test_a_successor_goes_on_with_the_resolv_conf_of_the_first(rig: Rig) -> None
     assert rig.client.addresses("details.ns2.ns1.svc.cluster.local.") == ["1.2.3.4"]
 
 
+def test_a_successor_of_another_hash_key_makes_the_index_anew(rig: Rig) -> None:
+    rig.start().take(SMALL)
+    rig.end()
+    notes = rig.notebook.restore(DnsNotes)
+    assert notes is not None
+    foreign = bytes(8) + notes.index[8:]
+    rig.notebook.save(DnsNotes(surroundings=notes.surroundings, table=notes.table, index=foreign))
+    rig.start()
+    assert rig.client.addresses("details.ns2.") == ["1.2.3.4"]
+    assert (Role.HEALTH, NameTableReceived()) in rig.context.sent
+    assert rig.notebook.restore(DnsNotes) == notes
+
+
 def test_restarted_neighbours_are_told_what_they_need(rig: Rig) -> None:
     rig.start()
     rig.context.sent.clear()
