@@ -110,6 +110,9 @@ class CertActor(RuntimeActor):
             self._keep(self._keeping.load(self._identity, self._now()))
         self.context.after(LOOK_S, _Look(regular=True))
         self._signer.look(self._now())
+        if not self._options.has_envoy:
+            for name in (WORKLOAD, ROOTS):  # what comes from files is written out, too
+                self._files.read(name)
         for served in self._identity.files:
             self._files.read(served.name)
         if self._identity.workload is not None:
@@ -190,12 +193,14 @@ class CertActor(RuntimeActor):
         for material in materials:
             fields = msgspec.structs.asdict(material)
             fields["resource_name"] = fields.pop("name")
-            self.context.send(Role.SDS, SecretReady(**fields))
+            if self._options.has_envoy:
+                self.context.send(Role.SDS, SecretReady(**fields))
         self._output.update(*materials)
 
     def _tell_failure(self, name: str, reason: str) -> None:
         self._waiting.discard(name)
-        self.context.send(Role.SDS, SecretFailed(resource_name=name, reason=reason))
+        if self._options.has_envoy:
+            self.context.send(Role.SDS, SecretFailed(resource_name=name, reason=reason))
 
     def _trust_bundle(self, bundle: tuple[str, ...]) -> None:
         if "".join(bundle) == "".join(self._identity.trust_bundle):

@@ -21,6 +21,7 @@ from actors.messages.xds import (
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
+from pilot_agent.grpc_bootstrap import GrpcBootstrapError, GrpcBootstrapOptions
 from pilot_agent.log import get_logger
 from pilot_agent.sockets import SocketError
 from pilot_agent.xds import reflection
@@ -73,6 +74,12 @@ class DownstreamXdsActor(RuntimeActor):
             self.context.fatal(f"failed to start xds proxy: {error}")
             return
         self._server.start()
+        if self.context.incarnation == 1:
+            try:
+                self.context.settings(GrpcBootstrapOptions).write()
+            except GrpcBootstrapError as error:
+                self.context.fatal(str(error))
+                return
         self.context.ready()
 
     def on_message(self, message: object) -> object:

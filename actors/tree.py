@@ -20,6 +20,7 @@ from actors.sds import SdsActor
 from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.dns.options import DnsOptions
 from pilot_agent.dns.workers import WORKERS as DNS_WORKERS
+from pilot_agent.envoy.options import EnvoyOptions
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
 from pilot_agent.service_manager import ServiceManager
 from pilot_agent.wasm.work import WORKERS as WASM_WORKERS
@@ -74,6 +75,13 @@ WORKERS: Final = {
 _ENVOY_AFTER: Final = frozenset({Role.SDS, Role.DOWNSTREAM_XDS})
 
 
+def _left_out(settings: Settings) -> frozenset[Role]:
+    """Names are not served unless DNS is captured, secrets not where no Envoy asks for them."""
+    dns = () if settings.get(DnsOptions).enabled else (Role.DNS,)
+    sds = () if settings.get(EnvoyOptions).enabled else (Role.SDS,)
+    return frozenset((*dns, *sds))
+
+
 def run_tree(
     options: Sequence[object],
     *,
@@ -100,7 +108,7 @@ def run_tree(
         settings=settings,
         workers=WORKERS,
         envoy_after=_ENVOY_AFTER,
-        left_out=frozenset() if settings.get(DnsOptions).enabled else frozenset({Role.DNS}),
+        left_out=_left_out(settings),
         kept=kept,
         prestarted=prestarted,
         service_manager=service_manager,

@@ -163,6 +163,7 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     from pilot_agent.bootstrap.options import BootstrapOptions  # noqa: PLC0415
     from pilot_agent.dns.options import DnsOptions  # noqa: PLC0415
     from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
+    from pilot_agent.grpc_bootstrap import GrpcBootstrapOptions  # noqa: PLC0415
     from pilot_agent.health.options import HealthOptions  # noqa: PLC0415
     from pilot_agent.proxyconfig import load  # noqa: PLC0415
     from pilot_agent.security.options import SecurityOptions  # noqa: PLC0415
@@ -174,12 +175,14 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
     config, node = loaded.proxy_config, loaded.node
     security = SecurityOptions.build(environment, config, node)
     security.log_start()
+    bootstrap = BootstrapOptions.build(
+        environment, loaded, istio_version=build_info().version, external_sds=security.external_sds
+    )
     return (
         DnsOptions.build(environment, config, node),
         security,
-        BootstrapOptions.build(
-            environment, loaded, istio_version=build_info().version, external_sds=security.external_sds
-        ),
+        bootstrap,
+        GrpcBootstrapOptions.build(environment, bootstrap, certificates=security.output_directory),
         XdsOptions.build(environment, config, node),
         StatusOptions.build(environment, config, node, profiling=flags.profiling),
         HealthOptions.build(environment, config, node),

@@ -33,8 +33,8 @@ def path_for(directory: str, generation: int | None, *, suffix: str = "json") ->
     return str(Path(directory) / f"envoy-rev{number}.{suffix}")
 
 
-def write(path: str, content: bytes, owner: Owner) -> None:
-    """Put `content` at `path` with mode 0600; a reader sees the old file or the new one, never a part.
+def write(path: str, content: bytes, owner: Owner, *, mode: int = 0o600) -> None:
+    """Put `content` at `path`; a reader sees the old file or the new one, never a part.
 
     The directory is made with mode 0700 if it is missing.
 
@@ -45,9 +45,9 @@ def write(path: str, content: bytes, owner: Owner) -> None:
     make_directory(target.parent, owner)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
+            os.fchmod(descriptor, mode)
             _give(descriptor, owner)
             file.write(content)
         draft.rename(target)

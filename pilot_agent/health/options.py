@@ -19,7 +19,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     envoy_disabled: bool = False
     envoy_ready_port: int = 15021  # Envoy's own readiness listener
     latch: bool = False  # ready once is ready for ever, as in the reference
-    grpc_bootstrap_path: str = ""  # empty: no such check; only a file that was asked for is waited for
+    grpc_bootstrap_path: str = ""  # empty: no such file, and no such check
     dns_expected: bool = False  # readiness waits for the first name table
     probe_host: str = "localhost"  # where a probe without a host goes
     probe: ReadinessProbe | None = None
@@ -40,12 +40,17 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
             envoy_ready_port=environment.integer("ENVOY_STATUS_PORT", 15021),
             latch=environment.boolean("READINESS_LATCH", default=False),
             envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
-            grpc_bootstrap_path=environment.string("GRPC_XDS_BOOTSTRAP"),
+            grpc_bootstrap_path=grpc_bootstrap_path(environment),
             dns_expected=dns_is_on(environment, node),
             probe_host="localhost" if legacy or not node.ip_addresses else node.ip_addresses[0],
             probe=probe if probe is not None and probe.method is not None else None,
             ignored_probe=probe is not None and probe.method is None,
         )
+
+
+def grpc_bootstrap_path(environment: Environment) -> str:
+    """Return where the bootstrap of proxyless gRPC is; set but empty means nowhere."""
+    return environment.string("GRPC_XDS_BOOTSTRAP", "./etc/istio/proxy/grpc-bootstrap.json")
 
 
 def ipv6_mode(instance_ip: str, addresses: tuple[str, ...]) -> bool:

@@ -76,6 +76,7 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
     external_sds: bool  # somebody else serves Envoy's SDS socket; we serve files alone
     grace_ratio: float
     grace_ratio_jitter: float
+    has_envoy: bool = True  # else nobody asks for secrets; they go to OUTPUT_CERTS unasked
     output_directory: str  # OUTPUT_CERTS; empty: nothing is written
     output_shared: bool  # in Kubernetes every user may read what is written there
     kept_directory: str  # where the identity outlives the container; empty: nowhere
@@ -110,6 +111,7 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
             external_sds=external,
             grace_ratio=environment.number("SECRET_GRACE_PERIOD_RATIO", 0.5),
             grace_ratio_jitter=environment.number("SECRET_GRACE_PERIOD_RATIO_JITTER", 0.01),
+            has_envoy=not environment.boolean("DISABLE_ENVOY", default=False),
             output_directory=environment.string("OUTPUT_CERTS"),
             output_shared=bool(environment.string("KUBERNETES_SERVICE_HOST")),
             kept_directory=_kept_directory(environment, proxy_config),

@@ -21,6 +21,7 @@ from actors.messages.xds import (
     UpstreamClosed,
 )
 from actors.runtime.roles import Role
+from pilot_agent.grpc_bootstrap import GrpcBootstrapOptions
 from pilot_agent.xds import reflect_worker, reflection
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.pipes import UpstreamEnd
@@ -39,7 +40,9 @@ class Downstream:
     def __init__(self, options: XdsOptions) -> None:
         self.options = options
         self.context = FakeContext(
-            role=Role.DOWNSTREAM_XDS, options=(options,), workers={"reflect": reflect_worker.reflect}
+            role=Role.DOWNSTREAM_XDS,
+            options=(options, GrpcBootstrapOptions()),
+            workers={"reflect": reflect_worker.reflect},
         )
         self.clients: list[EnvoyClient] = []
         self.ref: Any = None

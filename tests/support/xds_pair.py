@@ -12,6 +12,7 @@ from actors.downstream_xds import DownstreamXdsActor
 from actors.messages.control import PeerRestarted
 from actors.runtime.roles import Role
 from actors.upstream_xds import UpstreamXdsActor
+from pilot_agent.grpc_bootstrap import GrpcBootstrapOptions
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.reflect_worker import reflect
@@ -81,7 +82,11 @@ class XdsPair:
         context = FakeContext(
             role=role,
             incarnation=self._incarnations[role],
-            options=(self.options, WasmOptions(directory=str(Path(self.options.socket_path).parent))),
+            options=(
+                self.options,
+                WasmOptions(directory=str(Path(self.options.socket_path).parent)),
+                GrpcBootstrapOptions(),
+            ),
             workers={"reflect": reflect},
             notebook=self._notebook if role is Role.UPSTREAM_XDS else MemoryNotebook(),
         )

@@ -17,6 +17,7 @@ from actors.runtime.specs import MIB, ChildSpec
 from actors.runtime.supervisor import Supervisor
 from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent import log
+from pilot_agent.grpc_bootstrap import GrpcBootstrapOptions
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.xds.options import XdsOptions
 
@@ -40,7 +41,7 @@ def main() -> int:
             ),
             ChildSpec(role=Role.UPSTREAM_XDS, actor=UpstreamXdsActor, quit_s=5.0, private_limit_bytes=limit),
         ),
-        settings=Settings([options, WasmOptions(directory=directory)]),
+        settings=Settings([options, GrpcBootstrapOptions(), WasmOptions(directory=directory)]),
         workers={"reflect": "pilot_agent.xds.reflect_worker:reflect"},
         envoy_after=frozenset(),
     )
