@@ -32,7 +32,7 @@ def echo_service(authority: Authority | None = None) -> Iterator[int]:
     """
 
     def say(question: bytes, context: grpc.ServicerContext) -> bytes:
-        pem = context.auth_context().get("x509_pem_cert", [b""])[0]
+        pem = bytes(next(iter(context.auth_context().get("x509_pem_cert", ())), b""))
         serial = f"{x509.load_pem_x509_certificate(pem).serial_number:x}" if pem else ""
         return json.dumps({"question": question.decode(), "client": serial}).encode()
 
@@ -147,7 +147,7 @@ def main() -> None:
         channel = grpc.secure_channel(target, grpc.xds_channel_credentials())
     else:
         channel = grpc.insecure_channel(target)
-    say = channel.unary_unary("/Echo/Say")
+    say = channel.unary_unary("/Echo/Say", request_serializer=None, response_deserializer=None)
     for line in sys.stdin:
         try:
             answer = say(line.strip().encode(), timeout=15, wait_for_ready=True).decode()
