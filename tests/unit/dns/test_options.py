@@ -1,11 +1,11 @@
 """Where the DNS proxy listens, whom it asks, and what of its configuration ends the agent."""
 
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from pilot_agent.dns import options as dns_options
 from pilot_agent.dns import resolv_conf
 from pilot_agent.dns.options import DnsError, DnsOptions
 from pilot_agent.dns.resolv_conf import ResolvConf
@@ -88,7 +88,7 @@ def test_port_53_is_for_root_alone_and_forwards_before_there_is_a_table(
     address: str,
     before_sync: bool,
 ) -> None:
-    monkeypatch.setattr(dns_options.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
     options = build(ON | {"DNS_PROXY_ADDR": "127.0.0.1:53"})
     assert (options.address, options.before_sync) == (address, before_sync)
     assert bool(options.other_resolv_conf) is before_sync
