@@ -5,8 +5,8 @@ cost them 30 ms of imports. Texts of errors are those of Go's client, which peop
 reference.
 """
 
+import _socket  # `socket` itself loads `enum` and `selectors`, a tenth of a hook's start
 import os
-import socket
 import time
 from typing import Final, NamedTuple
 
@@ -65,9 +65,12 @@ def fetch(method: str, url_text: str, body: bytes = b"", *, timeout_s: float | N
 
 def _exchange(first_method: str, request: _Request, deadline: float | None) -> Response:
     try:
-        with _connected(request.url, deadline) as connection:
+        connection = _connected(request.url, deadline)
+        try:
             _send(connection, _encoded(request), deadline)
             return read_response(connection, request.method, deadline)
+        finally:
+            connection.close()
     except TimeoutError as error:
         raise _failure(first_method, request.url, _TIMED_OUT) from error
     except ResponseError as error:
@@ -78,23 +81,23 @@ def _exchange(first_method: str, request: _Request, deadline: float | None) -> R
         raise _failure(first_method, request.url, _words(error)) from error
 
 
-def _connected(url: Url, deadline: float | None) -> socket.socket:
+def _connected(url: Url, deadline: float | None) -> _socket.socket:
     try:
         # bytes: for text Python would load its IDNA codec, a quarter of this program's start
         host = url.host.encode() if url.host.isascii() else url.host
-        found = socket.getaddrinfo(host, url.port, type=socket.SOCK_STREAM)
+        found = _socket.getaddrinfo(host, url.port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise OSError(f"dial tcp: lookup {url.host}: no such host") from error
     first: OSError | None = None
     for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
-        connection = socket.socket(family, kind, protocol)
+        connection = _socket.socket(family, kind, protocol)
         try:
             connection.settimeout(_share_s(deadline, left))
             connection.connect(address)
             return _secured(connection, url.host) if url.scheme == "https" else connection
         except OSError as error:
             connection.close()
-            where = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+            where = f"[{address[0]}]" if family == _socket.AF_INET6 else address[0]
             first = first or OSError(f"dial tcp {where}:{url.port}: connect: {_words(error)}")
     raise first or OSError(f"dial tcp: lookup {url.host}: no such host")
 
@@ -109,10 +112,13 @@ def _share_s(deadline: float | None, addresses_left: int) -> float | None:
     return left_s / addresses_left
 
 
-def _secured(connection: socket.socket, host: str) -> socket.socket:
-    import ssl  # noqa: PLC0415  # only `wait --url https://…`
+def _secured(connection: _socket.socket, host: str) -> _socket.socket:
+    import socket  # noqa: PLC0415  # only `wait --url https://…`
+    import ssl  # noqa: PLC0415
 
-    return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    whole = socket.socket(fileno=connection.detach())
+    whole.settimeout(connection.gettimeout())
+    return ssl.create_default_context().wrap_socket(whole, server_hostname=host)
 
 
 def _encoded(request: _Request) -> bytes:
@@ -127,7 +133,7 @@ def _encoded(request: _Request) -> bytes:
     return "\r\n".join((*head, "", "")).encode(errors="surrogateescape") + request.body
 
 
-def _send(connection: socket.socket, data: bytes, deadline: float | None) -> None:
+def _send(connection: _socket.socket, data: bytes, deadline: float | None) -> None:
     connection.settimeout(_share_s(deadline, 1))
     try:
         connection.sendall(data)

@@ -1,6 +1,6 @@
 """Reads one HTTP/1.x answer from a socket: head, then a body in any of its four framings."""
 
-import socket
+import _socket
 import time
 from typing import Final, NamedTuple
 
@@ -29,7 +29,7 @@ class Response(NamedTuple):
     body: bytes
 
 
-def read_response(connection: socket.socket, method: str, deadline: float | None) -> Response:
+def read_response(connection: _socket.socket, method: str, deadline: float | None) -> Response:
     """Return the answer to a `method` request; interim answers (1xx) are skipped.
 
     Raises:
@@ -52,7 +52,7 @@ def read_response(connection: socket.socket, method: str, deadline: float | None
 class _Reader:
     """Lines and blocks from a socket."""
 
-    def __init__(self, connection: socket.socket, deadline: float | None) -> None:
+    def __init__(self, connection: _socket.socket, deadline: float | None) -> None:
         self._connection, self._deadline = connection, deadline
         self._buffer = bytearray()
 

@@ -52,7 +52,7 @@ def test_request_loads_a_socket_beside_it() -> None:
     with peer_on_an_allowed_port() as peer:
         modules = loaded_by("request", f"--debug-port={peer.port}", "GET", "stats")
     assert ours(modules) <= COMMON | {"cli.commands.request", "cli.fetch", "cli.response", "cli.url"}
-    assert modules & HEAVY <= others() | {"enum"}  # socket's
+    assert modules & HEAVY <= others()
 
 
 def peer_on_an_allowed_port() -> HttpPeer:

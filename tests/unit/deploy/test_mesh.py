@@ -1,5 +1,7 @@
 """The values and annotations of `deploy/mesh`, held against what the injector rendered from the like."""
 
+import configparser
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,13 @@ def test_the_documents_name_files_that_are_there() -> None:
     ):
         assert name in text
         assert (REPOSITORY / name).is_file(), name
+
+
+def test_the_lock_has_every_package_that_the_agent_asks_for() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(REPOSITORY / "setup.cfg")
+    wanted = parser["options"]["install_requires"] + parser["options.extras_require"]["envoy"]
+    names = {re.split(r"[<>=]", line.strip())[0].lower() for line in wanted.splitlines() if line.strip()}
+    locked = (REPOSITORY / "deploy" / "image" / "requirements.txt").read_text()
+    pinned = {line.split("==")[0] for line in locked.splitlines() if "==" in line}
+    assert names <= pinned, f"run deploy/image/lock-requirements: {sorted(names - pinned)}"
