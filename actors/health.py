@@ -10,13 +10,14 @@ from typing import Final, Literal
 
 import msgspec
 
+from actors.asked_page import AskedPage
 from actors.health_backend import HealthBackend
 from actors.health_steps import EpochNews, step, told
 from actors.messages.control import PeerRestarted, StartActor, TreeState
-from actors.messages.dns import NameTableShown
+from actors.messages.dns import NameTableAsked, NameTableShown
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
 from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadUnhealthy
-from actors.name_table_page import NameTablePage
+from actors.messages.xds import ShowStreams, StreamsShown
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context
 from actors.runtime.roles import Role
@@ -94,8 +95,13 @@ class HealthActor(RuntimeActor):
         self._name_table = notes.name_table
         self._history, self._history_lock = notes.history, threading.Lock()
         self._said_ready: bool | None = None  # what the last event about readiness said
-        self._names = NameTablePage(
-            lambda question: context.send(Role.DNS, question), first_number=context.incarnation << 32
+        first_number = context.incarnation << 32
+        self._names = AskedPage(
+            lambda number: context.send(Role.DNS, NameTableAsked(number=number)), first_number=first_number
+        )
+        self._xds = AskedPage(
+            lambda number: context.send(Role.UPSTREAM_XDS, ShowStreams(number=number)),
+            first_number=first_number,
         )
         self._counters = Counters(notes.counters)
         self._tree, self._tree_s = TreeState(actors=(), supervisor_pss_bytes=0), 0.0
@@ -129,7 +135,9 @@ class HealthActor(RuntimeActor):
                 self._name_table = True
                 self._remember()
             case NameTableShown():
-                self._names.shown(message)
+                self._names.shown(message.number, message.body)
+            case StreamsShown():
+                self._xds.shown(message.number, message.body)
             case _OpenPort():
                 self._open_port(message)
             case _VerdictReached():
@@ -252,6 +260,7 @@ class HealthActor(RuntimeActor):
             page=self._document,
             arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
             names=lambda: self._names.get() if self._name_table else b"",
+            streams=self._xds.get,
             switch_dns_on=lambda: self.context.tell_supervisor(StartActor(role=Role.DNS)),
         )
         remember = functools.partial(self.context.tell_self, _Remember())

@@ -18,6 +18,7 @@ class HealthBackend(msgspec.Struct, frozen=True, kw_only=True):
     page: Callable[[tuple[ProbeRow, ...]], StatusDocument]
     arguments: Callable[[], bytes]
     names: Callable[[], bytes]
+    streams: Callable[[], bytes]
     switch_dns_on: Callable[[], None]
 
     def not_ready_because(self) -> str | None:
@@ -37,6 +38,9 @@ class HealthBackend(msgspec.Struct, frozen=True, kw_only=True):
 
     def name_table(self) -> bytes:
         return self.names()
+
+    def xds_streams(self) -> bytes:
+        return self.streams()
 
     def start_dns(self) -> None:
         self.switch_dns_on()

@@ -94,8 +94,8 @@ class UpstreamXdsActor(RuntimeActor):
             case PeerRestarted(role=Role.DOWNSTREAM_XDS):
                 self._streams.drop(lambda stream: stream.incarnation < message.incarnation)
             case ShowStreams():
-                shown = StreamsShown(number=message.number, streams=self._streams.shown())
-                self.context.send(Role.HEALTH, shown)
+                told = msgspec.json.format(msgspec.json.encode(self._streams.shown()), indent=2)
+                self.context.send(Role.HEALTH, StreamsShown(number=message.number, body=told + b"\n"))
             case PeerRestarted(role=Role.DNS):
                 self._streams.name_tables.send_again()
             case PeerRestarted():

@@ -17,8 +17,6 @@ from typing import Literal
 
 import msgspec
 
-from pilot_agent.xds.states import StreamShown
-
 Variant = Literal["sotw", "delta"]
 
 
@@ -106,7 +104,7 @@ class StreamsShown(msgspec.Struct, frozen=True, kw_only=True):
     """UpstreamXds → Health: each stream with its types, as of now."""
 
     number: int
-    streams: tuple[StreamShown, ...]
+    body: bytes  # JSON: a list of pilot_agent.xds.states.StreamShown
 
 
 class NameTable(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ class Backend(Protocol):
     def status(self, probes: tuple[ProbeRow, ...]) -> StatusDocument: ...
     def command_line(self) -> bytes: ...
     def name_table(self) -> bytes: ...
+    def xds_streams(self) -> bytes: ...
     def start_dns(self) -> None: ...
 
 
@@ -74,6 +75,7 @@ class Pages:
             Route(path="/status", handler=self._status, loopback_only=not self._options.status_for_all),
             Route(path="/debug/logs", handler=_logs, loopback_only=True),
             Route(path="/debug/ndsz", handler=self._name_table, loopback_only=True),
+            Route(path="/debug/xds", handler=self._xds_streams, loopback_only=True),
             Route(path="/dns", handler=self._dns, loopback_only=True, method="POST"),
             Route(path="/app-health/", handler=probes.answer),
             Route(path="/app-lifecycle/", handler=probes.answer),
@@ -119,6 +121,13 @@ class Pages:
         if not table:
             return Answer(status=404, content_type=TEXT, body=b"{}")
         return Answer(content_type="application/json", body=table)
+
+    def _xds_streams(self, _: Request) -> Answer:
+        """Tell of each stream what Envoy asked for, what came, and what Envoy said to it, by type."""
+        streams = self._backend.xds_streams()
+        if not streams:
+            return text(503, "the part that speaks to istiod does not answer")
+        return Answer(content_type="application/json", headers=NO_STORE, body=streams)
 
     def _status(self, request: Request) -> Answer:
         """Answer with JSON, or with the page that shows it, whichever is asked for."""

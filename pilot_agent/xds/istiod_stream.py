@@ -9,6 +9,7 @@ Envoy's transport has taken it, so that HTTP/2 flow control holds istiod back.
 import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
-"""Envoy's own figures for its ADS stream. As there, an answer of istiod's begins a new row of attempts."""
+"""Envoy's own figures for its ADS stream. A leg that lived so long, or went away in order, ends a row."""
 _ASK_AGAIN_S: Final = 5.0
 _log = get_logger("xdsproxy")
 
@@ -60,7 +61,7 @@ class DownstreamPort(Protocol):
 
 
 class LegLostError(Exception):
-    """A leg ended without an answer of istiod's: the next one waits longer."""
+    """A leg ended soon and badly: the next one waits longer."""
 
 
 class IstiodStream:
@@ -171,19 +172,21 @@ class IstiodStream:
         """Serve one leg to its end.
 
         Raises:
-            LegLostError: istiod did not answer on it.
+            LegLostError: it ended soon and badly.
         """
         leg = self._wait_for_leg()
         if leg is None:
             return
+        began_s = time.monotonic()
         outcome = self._serve(leg)
         leg.end()
         if leg is not self._current:
             return
         self._report(outcome)
-        if leg.was_served or self._closed.is_set():
+        was_good = leg.was_served and outcome.kind != "unexpected"
+        if was_good or self._closed.is_set() or time.monotonic() - began_s >= BACKOFF_CAP_S:
             return
-        if self._may_resume and outcome.refuses_to_resume:
+        if self._may_resume and not leg.was_served and outcome.refuses_to_resume:
             _log.warn(f"the XDS server refuses to resume, Envoy starts afresh: {outcome}", id=self.name)
             self._port.refused(outcome.code.value, outcome.details)
         raise LegLostError(str(outcome))

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 
 from actors.messages.xds import ShowStreams, StreamsShown
 from actors.runtime.roles import Role
 from pilot_agent.xds.options import LastKnownGood
+from pilot_agent.xds.states import StreamShown
 from tests.support.fake_istiod import FakeIstiod
 from tests.support.waiting import wait_for
 from tests.support.xds_messages import CDS, EDS, LDS, ack, asked, request, response
@@ -81,7 +83,7 @@ def a_life_with_istiod(pair: XdsPair, istiod: FakeIstiod, variant: str) -> None:
     stream.receive()
 
 
-def shown(pair: XdsPair) -> StreamsShown:
+def shown(pair: XdsPair) -> list[StreamShown]:
     before = pair.others.qsize()
     pair.refs[Role.UPSTREAM_XDS].tell(ShowStreams(number=7))
     wait_for(lambda: pair.others.qsize() > before, what="an answer")
@@ -89,7 +91,7 @@ def shown(pair: XdsPair) -> StreamsShown:
         to, message = pair.others.get(timeout=5)
         if isinstance(message, StreamsShown):
             assert (to, message.number) == (Role.HEALTH, 7)
-            return message
+            return msgspec.json.decode(message.body, type=list[StreamShown])
 
 
 @VARIANTS
@@ -111,7 +113,7 @@ def test_a_cold_start_without_istiod_is_served_what_was_accepted_and_goes_on_whe
     envoy.send(ack(variant, endpoints, "x", "y"))
     assert pair.upstream.counters["xds_last_known_good_serving"] == 1
     assert pair.upstream.counters["xds_last_known_good_responses,type=CDS"] == 1
-    (stream_shown,) = shown(pair).streams
+    (stream_shown,) = shown(pair)
     assert (stream_shown.source, {one.state for one in stream_shown.types}) == ("last known good", {"stale"})
 
     istiod.start()
@@ -227,7 +229,7 @@ def test_the_state_of_each_type_is_told_on_request(lives: Lives, istiod: FakeIst
     stream.receive()
     envoy.send(request(variant, LDS))
     stream.receive()
-    (told,) = shown(pair).streams
+    (told,) = shown(pair)
     assert (told.variant, told.generation, told.leg, told.source) == (variant, 3, 1, "istiod")
     clusters, listeners = told.types
     assert (clusters.type_url, clusters.state, clusters.answer) == (CDS, "live", "nack")

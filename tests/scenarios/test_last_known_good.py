@@ -1,5 +1,6 @@
 """A container restarts while istiod is down: Envoy serves what it had accepted before."""
 
+import json
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 from lab.bookinfo import Bookinfo
 from lab.istiod import Istiod
 from lab.mesh import Mesh
+from lab.snapshot import CDS
 from tests.scenarios.conftest import agent_for
 from tests.support.agent import RealAgent
 from tests.support.real_envoy import get
@@ -90,6 +92,9 @@ def test_a_restarted_gateway_serves_while_istiod_is_down_and_goes_on_when_it_is_
         assert took_s < max(3.0, usual_s + 2.0)  # 3 s; a machine that is busy otherwise needs more for both
         record_property("served_s", f"{took_s:.2f}, with istiod {usual_s:.2f}")
         router.wait_log("the XDS server cannot be reached: serving the last known good configuration")
+        told = json.loads(get(router.status_port, "/debug/xds")[1])
+        assert [one["source"] for one in told] == ["last known good"]
+        assert {one["type_url"]: one["state"] for one in told[0]["types"]}[CDS] == "stale"
         wait_for(lambda: metric(router, 'responses{type="CDS"} 1'), what="the count of stale responses")
         assert metric(router, "serving 1")
 
@@ -105,6 +110,8 @@ def test_a_restarted_gateway_serves_while_istiod_is_down_and_goes_on_when_it_is_
         assert router.stats("xds-grpc.*upstream_(rq_total|cx_total)") == before
         assert site.istiod.observed.nack_messages() == []
         wait_for(lambda: metric(router, "serving 0"), what="the metric's return to 0")
+        (told,) = json.loads(get(router.status_port, "/debug/xds")[1])
+        assert (told["source"], told["leg"] > 1) == ("istiod", True)
 
 
 def metric(router: RealAgent, text: str) -> bool:

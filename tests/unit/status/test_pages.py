@@ -45,6 +45,7 @@ class Backend:
         self.commands: list[Verb] = []
         self.commanded = threading.Event()
         self.table = b""
+        self.streams = b""
         self.dns_started = threading.Event()
 
     def not_ready_because(self) -> str | None:
@@ -62,6 +63,9 @@ class Backend:
 
     def command_line(self) -> bytes:
         return b"pilot-agent\0proxy\0"
+
+    def xds_streams(self) -> bytes:
+        return self.streams
 
     def name_table(self) -> bytes:
         return self.table
@@ -176,6 +180,14 @@ def test_the_dns_proxy_is_switched_on_by_post_and_its_table_is_shown_when_there_
     assert shown.headers["Content-Type"] == "application/json"
 
 
+def test_the_xds_streams_are_shown_as_the_part_that_has_them_tells(serve: Start) -> None:
+    port = Port(serve)
+    assert get(port.port, "/debug/xds").status == 503
+    port.backend.streams = b"[]"
+    shown = get(port.port, "/debug/xds")
+    assert (shown.status, shown.body, shown.headers["Content-Type"]) == (200, b"[]", "application/json")
+
+
 def test_the_other_pages_answer_as_recorded(serve: Start) -> None:
     """Source: the recorded endpoints of the reference."""
     port = Port(serve)
@@ -200,7 +212,8 @@ def from_elsewhere(path: str, **options: object) -> int:
 
 
 @pytest.mark.parametrize(
-    "path", ["/quitquitquit", "/drain", "/restart", "/status", "/debug/ndsz", "/debug/pprof/", "/dns"]
+    "path",
+    ["/quitquitquit", "/drain", "/restart", "/status", "/debug/ndsz", "/debug/xds", "/debug/pprof/", "/dns"],
 )
 def test_what_shows_or_changes_the_agent_is_for_loopback_alone(path: str) -> None:
     assert from_elsewhere(path) == 403
