@@ -98,7 +98,7 @@ def test_with_the_ca_down_from_the_rotation_on_mtls_works_through_a_restart_of_e
     agent = world.sidecar
     assert agent.quit() == 0
     agent.environment["ECC_SIGNATURE_ALGORITHM"] = "ECDSA"
-    world.istiod.faults.certificate_ttl_s = 40
+    world.istiod.faults.certificate_ttl_s = 30
     agent.start().wait_ready()
     world.istiod.faults.ca = "unavailable"
     serial = agent.serial()

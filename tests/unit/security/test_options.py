@@ -225,3 +225,29 @@ def test_the_first_bundle_of_the_system_that_exists_counts() -> None:
     write("second.pem")
     assert os_bundle(("first.pem", "second.pem")) == "second.pem"
     assert os_bundle(("first.pem",)) == ""
+
+
+def test_the_identity_is_kept_beside_the_configuration_unless_that_is_off() -> None:
+    assert build().kept_directory == "./etc/istio/proxy"
+    assert build(IDENTITY_LAST_KNOWN_GOOD="off").kept_directory == ""
+    environment = Environment({"IDENTITY_LAST_KNOWN_GOOD": "perhaps"})
+    assert SecurityOptions.build(environment, ProxyConfig(), NODE).kept_directory == "./etc/istio/proxy"
+    assert "`perhaps` for IDENTITY_LAST_KNOWN_GOOD, using default auto" in environment.warnings[0]
+
+
+def test_what_the_environment_says_of_the_workload_is_what_a_certificate_must_be_for() -> None:
+    asked = build(POD_NAMESPACE="default", SERVICE_ACCOUNT="reviews").ca
+    assert asked is not None
+    assert asked.request.workload == "/ns/default/sa/reviews"
+    half = build(POD_NAMESPACE="default").ca
+    assert half is not None
+    assert half.request.workload == ""
+
+
+def test_an_instance_of_google_gets_its_token_from_the_metadata_server() -> None:
+    asked = build(CREDENTIAL_FETCHER_TYPE="GoogleComputeEngine", TRUST_DOMAIN="td").ca
+    assert asked is not None
+    assert (asked.request.token_audience, asked.request.metadata_host) == ("td", "169.254.169.254")
+    own = build(CREDENTIAL_FETCHER_TYPE="GoogleComputeEngine", GCE_METADATA_HOST="127.0.0.1:1").ca
+    assert own is not None
+    assert own.request.metadata_host == "127.0.0.1:1"
