@@ -1,14 +1,20 @@
 """Finds out about the machine what the rules depend on."""
 
-import ipaddress
+import socket
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 from pilot_agent.capture.errors import ConfigurationError
 from pilot_agent.capture.netlink import Netlink
 from pilot_agent.capture.options import CaptureSettings, Machine
 
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
 RESOLV_CONF = "/etc/resolv.conf"
 _FALLBACK_ID = "1337"
+_LOCAL_V4: Final = ("127.", "169.254.", "224.0.0.")
+_MAPPED: Final = "::ffff:"
 
 
 def read_machine(settings: CaptureSettings, *, envoy_user: str) -> Machine:
@@ -46,11 +52,11 @@ def decisive_address(addresses: Iterable[str], *, dual_stack: bool) -> str:
     """
     last = ""
     for text in addresses:
-        address = _unmapped(text)
-        if address.is_loopback or address.is_link_local or _is_local_multicast(address):
+        address = text.removeprefix(_MAPPED) if "." in text else text
+        if _is_local(address):
             continue
-        last = str(address)
-        if not dual_stack or address.version == 6:
+        last = address
+        if not dual_stack or ":" in address:
             break
     if not last:
         raise ConfigurationError("no valid local IP address found")
@@ -69,24 +75,26 @@ def dns_servers(resolv_conf: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return v4, v6
 
 
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _parsed(text: str) -> "IPv4Address | IPv6Address | None":
+    from ipaddress import IPv6Address, ip_address  # noqa: PLC0415  # DNS capture alone
+
     try:
-        return _unmapped(text) if "%" not in text else None
+        address = ip_address(text) if "%" not in text else None
     except ValueError:
         return None
-
-
-def _unmapped(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
         return address.ipv4_mapped
     return address
 
 
-def _is_local_multicast(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if address.version == 4:
-        return str(address).startswith("224.0.0.")
-    return address.packed[0] == 0xFF and address.packed[1] & 0x0F == 2
+def _is_local(address: str) -> bool:
+    """Return whether it is the loopback's or link-local; `ipaddress` would cost more than all of this."""
+    if ":" not in address:
+        return address.startswith(_LOCAL_V4)
+    packed = socket.inet_pton(socket.AF_INET6, address)
+    link_local = packed[0] == 0xFE and packed[1] & 0xC0 == 0x80
+    local_multicast = packed[0] == 0xFF and packed[1] & 0x0F == 2
+    return link_local or local_multicast or packed == b"\0" * 15 + b"\1"
 
 
 def _local_addresses() -> list[str]:

@@ -1,12 +1,12 @@
 """Address prefixes as Go's netip reads and prints them: host bits stay, the address is canonical."""
 
-import ipaddress
 from typing import NamedTuple
 
 from pilot_agent.capture.errors import ConfigurationError
 from pilot_agent.gotext import quote
 
 _BITS = {4: 32, 6: 128}
+_USUAL_LOOPBACK = "127.0.0.1/32"
 _LOOPBACK_BITS = range(8, 33)
 
 
@@ -24,6 +24,8 @@ def parse_prefix(text: str) -> Prefix:
     Raises:
         ValueError: it is none; the message is Go's (`netip.ParsePrefix`).
     """
+    import ipaddress  # noqa: PLC0415  # most pods name no prefix, and wait for this command
+
     address, family, bits = _parts(text)
     parsed = ipaddress.ip_address(address)
     return Prefix(f"{canonical(address)}/{bits}", family, parsed.is_loopback)
@@ -35,6 +37,10 @@ def check_loopback(text: str) -> None:
     Raises:
         ConfigurationError: no prefix, no loopback address, or one wider than 127.0.0.0/8.
     """
+    if text == _USUAL_LOOPBACK:
+        return
+    import ipaddress  # noqa: PLC0415  # see above
+
     try:
         address, _, bits = _parts(text)
     except ValueError as error:
@@ -51,6 +57,8 @@ def canonical(address: str) -> str:
 
     Python before 3.13 prints IPv4-mapped addresses in groups of four digits.
     """
+    import ipaddress  # noqa: PLC0415  # see above
+
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
         return f"::ffff:{parsed.ipv4_mapped}"
@@ -58,6 +66,8 @@ def canonical(address: str) -> str:
 
 
 def _parts(text: str) -> tuple[str, int, int]:
+    import ipaddress  # noqa: PLC0415  # see above
+
     address, slash, bits = text.rpartition("/")
     if not slash:
         raise ValueError(f"netip.ParsePrefix({quote(text)}): no '/'")

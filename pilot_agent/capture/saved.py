@@ -4,8 +4,6 @@ iptables prints a rule in other words than it was given (`--set-mark 1337` becom
 0x539/0xffffffff`), so both are brought into one form before they are compared.
 """
 
-import ipaddress
-import shlex
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -76,6 +74,8 @@ def canonical(words: Iterable[str]) -> Canonical:
 
 
 def canonical_line(rule: str) -> Canonical:
+    import shlex  # noqa: PLC0415  # a first run has nothing to compare
+
     try:
         return canonical(shlex.split(rule))
     except ValueError:
@@ -102,7 +102,9 @@ def _terms(words: list[str]) -> Iterator[Term]:
 def _value(flag: str, text: str) -> str:
     try:
         if flag in _ADDRESS:
-            return str(ipaddress.ip_network(text, strict=False))
+            from ipaddress import ip_network  # noqa: PLC0415  # the same
+
+            return str(ip_network(text, strict=False))
         if flag in _NUMBERS:
             return ",".join(str(int(part)) for part in text.split(","))
         if flag in _MARKS:

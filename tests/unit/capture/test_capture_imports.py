@@ -13,6 +13,7 @@ HEAVY = {
     "grpc",
     "http.client",
     "inspect",
+    "ipaddress",
     "logging",
     "msgspec",
     "multiprocessing",
