@@ -7,6 +7,9 @@ ROLES = ("sidecar", "router", "waypoint", "ztunnel", "agentgateway")
 
 
 def _run(invocation: Invocation) -> int:
+    from pilot_agent.cli.lean_imports import keep_imports_lean  # noqa: PLC0415
+
+    keep_imports_lean()  # before pathlib and msgspec come with the next line
     from pilot_agent.cli.proxy import run  # noqa: PLC0415  # `help` lists this module too
 
     return run(invocation)
