@@ -5,10 +5,8 @@ from hypothesis import strategies as st
 
 from pilot_agent.proxyconfig import pod_files
 
-_KEYS = st.text(
-    st.characters(blacklist_characters="=\n\r", blacklist_categories=("Cs",)), min_size=1, max_size=8
-)
-_VALUES = st.text(st.characters(blacklist_categories=("Cs",)), max_size=12)
+_KEYS = st.text(st.characters(codec="utf-8", exclude_characters="=\n\r"), min_size=1, max_size=8)
+_VALUES = st.text(st.characters(codec="utf-8"), max_size=12)
 
 
 def quoted(text: str) -> str:
