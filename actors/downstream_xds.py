@@ -53,7 +53,8 @@ class DownstreamXdsActor(RuntimeActor):
     Bytes pass beside the mailbox and the channels: gRPC's own threads write and read the sockets of the
     stream's leg.
 
-    Crash policy: nothing is kept. Envoy connects again by itself and repeats its subscriptions.
+    Crash policy: the listening socket goes on to the successor, so nobody is refused meanwhile; nothing
+    else is kept. Envoy connects again by itself and repeats its subscriptions.
     """
 
     def __init__(self, context: Context) -> None:
@@ -69,11 +70,12 @@ class DownstreamXdsActor(RuntimeActor):
     def on_start(self) -> None:
         self._server = make_server(self._options, self._streams)
         try:
-            self._server.listen(self._options.socket_path)
+            self._server.listen(self._options.socket_path, self.context.handed_down)
         except SocketError as error:
             self.context.fatal(f"failed to start xds proxy: {error}")
             return
         self._server.start()
+        self.context.hand_down(self._server.heirlooms())
         if self.context.incarnation == 1:
             try:
                 self.context.settings(GrpcBootstrapOptions).write()

@@ -52,7 +52,8 @@ class SdsActor(RuntimeActor):
     """Answers Envoy from what CertActor announced, asks it for what is missing, pushes what is new.
 
     Crash policy: the secrets served last and their versions are in the notebook; after a restart Envoy
-    is answered at once with the same versions, and nobody is asked. Streams are Envoy's to open again.
+    is answered at once with the same versions, and nobody is asked. Streams are Envoy's to open again; the
+    listening socket goes on to the successor, so it is not refused meanwhile.
     """
 
     def __init__(self, context: Context) -> None:
@@ -119,7 +120,8 @@ class SdsActor(RuntimeActor):
         _log.info("Starting SDS grpc server")
         _log.info(f'Starting SDS server for workload certificates, will listen on "{path}"')
         try:
-            server.serve(path)
+            inherited = () if failures else self.context.handed_down
+            self.context.hand_down(server.serve(path, inherited))
         except SocketError as error:
             self._bind_failed(failures, str(error))
             return

@@ -1,6 +1,7 @@
 """The listening side: takes connections, finds a call's method, keeps the number of calls in bounds."""
 
 import errno
+import os
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.rpc.call import Call, Method
 from pilot_agent.rpc.connection import Connection
 from pilot_agent.rpc.status import Code
-from pilot_agent.sockets import BoundSocket, listen_unix
+from pilot_agent.sockets import BoundSocket, adopt_unix, heirlooms, listen_unix
 
 _ACCEPT_AGAIN_S: Final = 0.1
 _MOST_CONNECTIONS: Final = 256
@@ -43,14 +44,26 @@ class Server:
         self._ended = threading.Event()
         self._listener: socket.socket | None = None
         self._bound: BoundSocket | None = None
+        self._heirlooms: tuple[int, ...] = ()
 
-    def listen(self, path: str) -> None:
+    def listen(self, path: str, inherited: tuple[int, ...] = ()) -> None:
         """Listen on `path`; clients may connect from now on, and are served after `start`.
+
+        `inherited` is what a predecessor's `heirlooms` gave: its listener is served on, with all who wait.
 
         Raises:
             SocketError: the socket cannot be bound.
         """
-        self._listener, self._bound = listen_unix(path)
+        self._listener, self._bound = adopt_unix(path, inherited) or listen_unix(path)
+
+    def heirlooms(self) -> tuple[int, ...]:
+        """Return the descriptors for a successor's `listen`, valid until `quit`."""
+        if self._listener is None or self._bound is None:
+            return ()
+        if not self._heirlooms:
+            with suppress(OSError):  # somebody removed the socket's file: nothing to inherit
+                self._heirlooms = heirlooms(self._listener, self._bound)
+        return self._heirlooms
 
     def start(self) -> None:
         """Serve, on threads of the server's own."""
@@ -63,6 +76,9 @@ class Server:
         self._ended.set()
         if self._bound is not None:
             self._bound.unlink()
+        for descriptor in self._heirlooms[1:]:
+            os.close(descriptor)
+        self._heirlooms = ()
         if self._listener is not None:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)

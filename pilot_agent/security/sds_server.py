@@ -40,14 +40,18 @@ class SdsServer:
             message_limit_bytes=_REQUEST_LIMIT_BYTES,
         )
 
-    def serve(self, path: str) -> None:
-        """Listen on `path` and begin to answer.
+    def serve(self, path: str, inherited: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Listen on `path`, or on what a predecessor handed down, and begin to answer.
+
+        Returns:
+            The descriptors to hand down to a successor.
 
         Raises:
             SocketError: the socket cannot be bound; this server is of no use then.
         """
-        self._server.listen(path)
+        self._server.listen(path, inherited)
         self._server.start()
+        return self._server.heirlooms()
 
     def push(self, material: str) -> None:
         """Send new material to every stream that has subscribed to it; does not block."""

@@ -71,6 +71,39 @@ def listen_unix(path: str, *, mode: int = 0o666) -> tuple[socket.socket, BoundSo
     return listener, BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
 
 
+def heirlooms(listener: socket.socket, bound: BoundSocket) -> tuple[int, int]:
+    """Return the descriptors from which `adopt_unix` makes the same listener in a successor's process.
+
+    They are the listener's own and one of its file, to be closed by the caller; a client that connects
+    while nobody serves waits in the listener's queue instead of being refused.
+
+    Raises:
+        OSError: the file is gone.
+    """
+    return listener.fileno(), os.open(bound.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def adopt_unix(path: str, descriptors: tuple[int, ...]) -> tuple[socket.socket, BoundSocket] | None:
+    """Return the listener that a predecessor handed down; None if there is none, or its file is gone.
+
+    Owns the descriptors.
+    """
+    if len(descriptors) != 2:  # what `heirlooms` returns
+        return None
+    listener, file = socket.socket(fileno=descriptors[0]), descriptors[1]
+    try:
+        made, found = os.fstat(file), Path(path).lstat()
+    except FileNotFoundError:
+        listener.close()
+        return None
+    finally:
+        os.close(file)
+    if (made.st_dev, made.st_ino) != (found.st_dev, found.st_ino):
+        listener.close()
+        return None
+    return listener, BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
+
+
 def _check_length(own: Path, path: str) -> None:
     size = len(os.fsencode(own))
     if size > PATH_LIMIT_BYTES:

@@ -1,5 +1,6 @@
 """The two halves of the xDS path as real processes, killed in the middle of their work."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,3 +106,36 @@ def test_a_descriptor_is_looked_up_by_a_short_lived_process(tree: Tree) -> None:
         call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, None)
         (answer,) = call(iter([question]), timeout=20, wait_for_ready=True)
     assert b"envoy/service/discovery/v3/ads.proto" in answer
+
+
+def test_nobody_is_refused_while_a_killed_downstream_process_is_replaced(
+    tree: Tree, istiod: FakeIstiod
+) -> None:
+    held: list[socket.socket] = []
+
+    def connect() -> None:
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(str(tree.socket))
+
+    try:
+        for _ in range(5):
+            tree.kill("downstream-xds")
+            for _ in range(20):
+                connect()
+        envoy = tree.envoy()
+        envoy.send(request("delta", CDS, node="n"))
+        assert istiod.next_stream().receive().type_url == CDS
+    finally:
+        for each in held:
+            each.close()
+
+
+def test_a_socket_that_somebody_removed_is_made_anew_by_the_next_process(
+    tree: Tree, istiod: FakeIstiod
+) -> None:
+    tree.socket.unlink()
+    tree.kill("downstream-xds")
+    wait_for(tree.socket.exists, what="the socket")
+    envoy = tree.envoy()
+    envoy.send(request("delta", CDS, node="n"))
+    assert istiod.next_stream().receive().type_url == CDS
