@@ -25,10 +25,13 @@ from actors.messages.xds import (
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
+from pilot_agent.dns.checking import check
 from pilot_agent.log import get_logger
+from pilot_agent.wire import WireError
 from pilot_agent.xds import dialer, type_urls
 from pilot_agent.xds.dialer import Dialer
 from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
+from pilot_agent.xds.internal_types import malformed
 from pilot_agent.xds.istiod_stream import IstiodStream
 from pilot_agent.xds.known_good.stores import Stores
 from pilot_agent.xds.ledger import Ledger
@@ -331,6 +334,10 @@ class _Port:
         self._context.send(Role.DOWNSTREAM_XDS, message)
 
     def name_table(self, body: bytes) -> None:
+        try:
+            check(body)
+        except WireError as error:
+            raise malformed(type_urls.NAME_TABLE, error) from error
         self._name_tables.send(body)
 
     def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None:

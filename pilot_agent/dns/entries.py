@@ -91,11 +91,20 @@ def _text(table: bytes, wire_type: int, start: int, end: int) -> bytes:
     _text_type(wire_type, start)
     text = table[start:end]
     if not text.isascii():
-        try:
-            text.decode()
-        except UnicodeDecodeError as error:
-            raise WireError(f"text of the name table at offset {start} is no UTF-8: {error}") from error
+        require_text(table, start, end)
     return text
+
+
+def require_text(table: bytes, start: int, end: int) -> None:
+    """See whether a text of the table is one.
+
+    Raises:
+        WireError: it is no UTF-8.
+    """
+    try:
+        table[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"text of the name table at offset {start} is no UTF-8: {error}") from error
 
 
 def _text_type(wire_type: int, at: int) -> None:

@@ -19,18 +19,20 @@ class InternalTypeError(ValueError):
 
 
 def name_table(response: SotwResponse | DeltaResponse) -> bytes:
-    """Return the encoded NameTable of a response that has a resource.
+    """Return the encoded NameTable of a response that has a resource; its consumer looks into it.
 
     Raises:
-        InternalTypeError: it is not one.
+        InternalTypeError: it is no message of that type.
     """
     try:
-        value = _first_value(response, NAME_TABLE)
-        for start, end in value.bounds(1):
-            Spans(value.data, start, end)
+        return _first_value(response, NAME_TABLE).data
     except WireError as error:
-        raise InternalTypeError(f"malformed {NAME_TABLE}: {error}") from error
-    return value.data
+        raise malformed(NAME_TABLE, error) from error
+
+
+def malformed(type_url: str, error: Exception) -> InternalTypeError:
+    """Return the error of a resource that cannot be read."""
+    return InternalTypeError(f"malformed {type_url}: {error}")
 
 
 def ca_certificates_pem(response: SotwResponse | DeltaResponse) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ def ca_certificates_pem(response: SotwResponse | DeltaResponse) -> tuple[str, ..
     try:
         return tuple(pem.decode() for pem in _first_value(response, PROXY_CONFIG).all(_CA_CERTIFICATES_PEM))
     except (WireError, UnicodeDecodeError) as error:
-        raise InternalTypeError(f"malformed {PROXY_CONFIG}: {error}") from error
+        raise malformed(PROXY_CONFIG, error) from error
 
 
 def _first_value(response: SotwResponse | DeltaResponse, type_url: str) -> Spans:

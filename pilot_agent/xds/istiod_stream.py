@@ -48,7 +48,10 @@ _log = get_logger("xdsproxy")
 
 
 class DownstreamPort(Protocol):
-    """Where a stream's events go; called in order of the stream, and never blocking."""
+    """Where a stream's events go; called in order of the stream, and never blocking.
+
+    `name_table` raises InternalTypeError where the table cannot be used.
+    """
 
     def replay(self, leg: int) -> None: ...
     def refused(self, code: int, details: str) -> None: ...

@@ -185,7 +185,21 @@ def test_a_dns_actor_that_starts_later_has_its_table_asked_for_on_open_and_on_ne
 
 @VARIANTS
 @pytest.mark.parametrize(
-    ("content", "resource_type"), [(b"\xff", NDS), (b"", LDS)], ids=["malformed", "another type"]
+    ("content", "resource_type"),
+    [
+        (b"\xff", NDS),
+        (b"", LDS),
+        (b"\x0a\x03\x0a\x01\xff", NDS),
+        (b"\x0a\x03\x0a\x01a\x0a\x07\x0a\x01b\x12\x02\x08\x01", NDS),
+        (b"\x0a\x05\x0a\x01a\x12\x7f", NDS),
+    ],
+    ids=[
+        "malformed",
+        "another type",
+        "a host that is no UTF-8",
+        "an address that is a number",
+        "cut off inside",
+    ],
 )
 def test_a_bad_name_table_is_rejected_with_code_13_and_changes_nothing(
     pair: XdsPair, istiod: FakeIstiod, variant: str, content: bytes, resource_type: str

@@ -175,8 +175,10 @@ def test_garbage_for_a_table_changes_nothing(dns_world: DnsWorld) -> None:
         ready(world)
         world.push(b"\x0a\x7f\x0a")
         wait_for(world.istiod.observed.nack_messages, what="the NACK")
-        world.push(b"\x0a\x05\x0a\x03\xff\xff\xff")
-        agent.wait_log("name table rejected, the last good one stays")
+        before = len(world.istiod.observed.nack_messages())
+        world.push(b"\x0a\x05\x0a\x03\xff\xff\xff")  # an entry whose host is no UTF-8
+        world.istiod.observed.wait_until(lambda seen: len(seen.nack_messages()) > before)
+        agent.wait_log("NDS rejected: malformed ")
         assert world.client.addresses("details.default.") == ["1.2.3.4"]
         world.push({"other.example": Host(["6.6.6.6"], "External")})
         wait_for(lambda: world.client.ask("other.example.").answer, what="the next good table")
