@@ -10,6 +10,7 @@ import msgspec
 from actors.cert_files import FileSecrets
 from actors.cert_keeping import Keeping
 from actors.cert_output import Output
+from actors.cert_page import show_material, show_workload
 from actors.cert_signing import Signer, SigningDone, SigningFailed
 from actors.messages.cert import (
     GetSecret,
@@ -37,7 +38,6 @@ from pilot_agent.security.workload import (
     pair_material,
     restored,
     roots_material,
-    status_notes,
 )
 
 LOOK_S: Final = 5.0
@@ -195,7 +195,9 @@ class CertActor(RuntimeActor):
             fields["resource_name"] = fields.pop("name")
             if self._options.has_envoy:
                 self.context.send(Role.SDS, SecretReady(**fields))
+            show_material(self.context, material)
         self._output.update(*materials)
+        self._gauge()
 
     def _tell_failure(self, name: str, reason: str) -> None:
         self._waiting.discard(name)
@@ -343,10 +345,8 @@ class CertActor(RuntimeActor):
 
     def _gauge(self) -> None:
         workload = self._identity.workload
-        if workload is not None:
-            self.context.gauge("cert_expiry_unix_s", workload.not_after_s, resource_name=WORKLOAD)
-            for name, text in status_notes(workload).items():
-                self.context.note(f"certificate/{WORKLOAD}/{name}", text)
+        if workload is not None and not self._files.has(WORKLOAD):
+            show_workload(self.context, WORKLOAD, workload)
 
     # Files
 

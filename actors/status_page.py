@@ -12,6 +12,7 @@ from pilot_agent.status.document import (
     CertificateRow,
     EnvoyRow,
     Event,
+    LastKnownGoodRow,
     ProbeRow,
     StatusDocument,
     WorkloadRow,
@@ -21,6 +22,7 @@ from pilot_agent.status.exposition import series
 
 _COUNTED: Final = (
     "envoy_restarts",
+    "hot_restart_failed",
     "hot_restart_refused",
     "hot_restarts",
     "istiod_connection_failures",
@@ -69,6 +71,7 @@ def document(situation: Situation) -> StatusDocument:
         envoys=situation.envoys,
         certificates=tuple(_certificates(notes.get("certificate", {}))),
         xds=tuple(_xds(notes.get("xds", {}), counters)),
+        last_known_good=_last_known_good(tree),
         workload=None if workload is None else WorkloadRow(health=workload.health, message=workload.message),
         probes=situation.probes,
         counters={key: value for key, value in sorted(counters.items()) if key.partition("{")[0] in _COUNTED},
@@ -167,6 +170,18 @@ def _xds(notes: Mapping[str, Mapping[str, str]], counters: Mapping[str, float]) 
             last_nack=facts.get("nack", ""),
             last_nack_unix_s=_number(facts, "nack_at"),
         )
+
+
+def _last_known_good(tree: TreeState) -> LastKnownGoodRow | None:
+    gauges = {key: value for actor in tree.actors for key, value in actor.gauges.items()}
+    written_unix_s = gauges.get("xds_last_known_good_written_unix_s")
+    if written_unix_s is None:
+        return None
+    return LastKnownGoodRow(
+        written_unix_s=written_unix_s,
+        size_bytes=int(gauges.get("xds_last_known_good_bytes", 0)),
+        serving_streams=int(gauges.get("xds_last_known_good_serving", 0)),
+    )
 
 
 def _number(facts: Mapping[str, str], name: str) -> float:

@@ -11,7 +11,11 @@ from pilot_agent.status.process_metrics import process_samples
 
 _EXPIRY_AT: Final = "cert_expiry_unix_s"
 _ROOTS: Final = ('"ROOTCA"', '"file-root:')
-_EXPIRY_IN: Final = "cert_expiry_seconds"
+_IN_SECONDS: Final = {
+    _EXPIRY_AT: ("cert_expiry_seconds", 1),
+    "xds_last_known_good_written_unix_s": ("xds_last_known_good_age_seconds", -1),
+}
+"""Gauges that tell a time: what is shown in their place, and whether it is left (1) or has passed (-1)."""
 
 
 def tree_samples(
@@ -25,8 +29,8 @@ def tree_samples(
         age_s: How long ago it sent that.
         now_unix_s: The time it is.
 
-    A gauge `cert_expiry_unix_s`, the time at which a certificate expires, is shown as the seconds that
-    are left, so that it is right at the time of the scrape.
+    A gauge that tells a time, such as `cert_expiry_unix_s`, is shown as the seconds until or since then,
+    so that it is right at the time of the scrape.
     """
     if tree.supervisor_pss_bytes:
         yield Sample(series="supervisor_pss_bytes", value=tree.supervisor_pss_bytes)
@@ -34,10 +38,11 @@ def tree_samples(
         yield from _actor_samples(actor, age_s)
         for key, value in (actor.counters | actor.gauges).items():
             name, brace, labels = key.partition("{")
-            if name == _EXPIRY_AT:
-                yield Sample(series=f"{_EXPIRY_IN}{brace}{labels}", value=value - now_unix_s)
-            else:
+            if name not in _IN_SECONDS:
                 yield Sample(series=key, value=value)
+            elif value:  # 0.0: it never was
+                shown, sign = _IN_SECONDS[name]
+                yield Sample(series=f"{shown}{brace}{labels}", value=sign * (value - now_unix_s))
     yield from _process_samples(tree, supervisor_pid)
 
 

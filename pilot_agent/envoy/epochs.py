@@ -137,7 +137,7 @@ def spawn_failed(turn: Turn, event: SpawnFailed) -> None:
         return
     turn.error(f"Envoy exited with error: {event.reason}")
     if turn.running:
-        restarts.refused(turn, "failed", known.reason, event.reason)
+        restarts.refused(turn, restarts.FAILED, known.reason, event.reason)
     elif turn.policy.restart_on_failure and (known.generation > 0 or event.reason.endswith(_PASSING)):
         _start_again(turn, event.reason)
     else:
@@ -286,9 +286,9 @@ def _epoch_failed(turn: Turn, gone: Generation, words: str) -> None:
         turn.change(failed_hot=failed)
         if failed >= _HOT_TRIES:
             turn.change(spoiled_base_id=gone.base_id, failed_hot=0)
-        restarts.refused(turn, "failed", gone.reason, why, wait_s=turn.waits.crash_s(1))
+        restarts.refused(turn, restarts.FAILED, gone.reason, why, wait_s=turn.waits.crash_s(1))
     else:
-        restarts.refused(turn, "failed", gone.reason, why)
+        restarts.refused(turn, restarts.FAILED, gone.reason, why)
 
 
 def _serving_is_gone(turn: Turn, gone: Generation, status: int | None, words: str) -> None:

@@ -15,6 +15,8 @@ from pilot_agent.envoy.turn import Turn
 
 ADMIN_PORT_REASON: Final = "admin_port"
 ROTATION_REASON: Final = "rotation"
+FAILED: Final = "failed"
+"""The word for a restart that was begun and whose Envoy was never LIVE: no refusal, counted by itself."""
 
 
 def restart_wanted(turn: Turn, event: RestartWanted) -> None:
@@ -86,7 +88,10 @@ def joined(first: str, second: str) -> str:
 
 def _refusal(turn: Turn, word: str, wanted: str, why: str) -> None:
     turn.warn(f"Restart of Envoy ({wanted}) not possible now, the running epoch stays: {why}")
-    turn.do(Count(name="hot_restart_refused", reason=word))
+    if word == FAILED:
+        turn.do(Count(name="hot_restart_failed", reason=wanted))
+    else:
+        turn.do(Count(name="hot_restart_refused", reason=word))
 
 
 def _blocked(turn: Turn) -> tuple[str, str] | None:

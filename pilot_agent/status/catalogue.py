@@ -94,11 +94,17 @@ FAMILIES: Final[dict[str, Family]] = {
     "envoy_epoch": Family("gauge", "Restart epoch of the newest Envoy."),
     "envoy_generations": Family("gauge", "How many Envoys live; two during a hot restart."),
     "envoy_restarts": Family("counter", "How often Envoy was started again after it had failed."),
+    "hot_restart_failed": Family(
+        "counter", "How often a hot restart was begun and its Envoy was never LIVE."
+    ),
     "hot_restart_refused": Family("counter", "How often a hot restart was asked for and not begun."),
-    "hot_restarts": Family("counter", "How many hot restarts were begun."),
+    "hot_restarts": Family("counter", "How many hot restarts were done."),
     "envoy_uptime_seconds": Family("gauge", "Time since the newest Envoy was started."),
     "ready": Family("gauge", "1 when the last question for readiness was answered with yes."),
     "sds_acks": Family("counter", "How many SDS responses Envoy accepted."),
+    "xds_last_known_good_age_seconds": Family(
+        "gauge", "Time since the last known good configuration was written last."
+    ),
     "xds_last_known_good_bytes": Family("gauge", "Bytes of the last known good configuration on the disk."),
     "xds_last_known_good_responses": Family(
         "counter", "Responses that Envoy got from the last known good configuration."

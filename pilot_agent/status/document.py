@@ -68,6 +68,14 @@ class XdsRow(msgspec.Struct, frozen=True, kw_only=True):
     last_nack_unix_s: float
 
 
+class LastKnownGoodRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The configuration on the disk that Envoy gets while istiod cannot be reached at its start."""
+
+    written_unix_s: float  # when something of it was written last; 0.0: there is none
+    size_bytes: int  # as far as this process has written it
+    serving_streams: int  # streams of Envoy's that stand on it now; 0: all is live
+
+
 class ProbeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One probe of the kubelet's that the agent passes on."""
 
@@ -111,6 +119,7 @@ class StatusDocument(msgspec.Struct, frozen=True, kw_only=True):
     envoys: tuple[EnvoyRow, ...]  # the living and the last that ended, oldest first
     certificates: tuple[CertificateRow, ...]
     xds: tuple[XdsRow, ...]
+    last_known_good: LastKnownGoodRow | None = None  # None: it is switched off, or not known yet
     workload: WorkloadRow | None  # None: no application probe is configured
     probes: tuple[ProbeRow, ...]
     counters: dict[str, float]  # hot restarts and what else is counted, as in the metrics

@@ -18,6 +18,7 @@ from actors.messages.cert import GetSecret, IdentityRotated, RotateNow, SecretFa
 from actors.messages.control import PeerRestarted
 from actors.runtime.context import WorkerFinished
 from actors.runtime.roles import Role
+from pilot_agent.security.certificate import certificate_facts
 from pilot_agent.security.pem import blocks
 from pilot_agent.security.work import KeyParameters
 from pilot_agent.security.workload import Identity
@@ -101,6 +102,12 @@ def test_the_first_certificate_is_made_unasked_and_announced_with_its_roots(
     assert cert.context.counters["outgoing_latency,request_type=csr"] > 0
     expiry_unix_s = cert.context.counters["cert_expiry_unix_s,resource_name=default"]
     assert expiry_unix_s - cert.now() == pytest.approx(DAY_S, abs=60)
+    root_ends_unix_s = cert.context.counters["cert_expiry_unix_s,resource_name=ROOTCA"]
+    assert root_ends_unix_s == certificate_facts(ca.authority.root_pem).not_after_unix_s
+    notes = cert.context.notes
+    assert notes["certificate/ROOTCA/serial"] == certificate_facts(ca.authority.root_pem).serial_number
+    assert notes["certificate/ROOTCA/rotate_at"] == ""
+    assert float(notes["certificate/default/rotate_at"]) < expiry_unix_s
 
 
 def test_however_many_ask_at_once_one_csr_is_made(cert: ActorBench, ca: SmallCa) -> None:
@@ -512,6 +519,11 @@ def test_an_expired_certificate_in_files_is_served_as_it_is(
     (ready,) = cert.wait_sent(SecretReady)
     assert ready.private_key_pem.decode() == key
     assert "the certificate of default has expired" in capfd.readouterr().out
+    cert.settle()
+    assert cert.context.counters["cert_expiry_unix_s,resource_name=default"] == pytest.approx(
+        time.time() - 60, abs=30
+    )
+    assert cert.context.notes["certificate/default/serial"] == certificate_facts(chain).serial_number
     cert.kill()
 
 

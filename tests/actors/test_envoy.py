@@ -228,7 +228,7 @@ def test_after_a_failed_epoch_the_base_id_is_healed_and_not_one_request_fails(ri
     rig.clashing.add(1)
     with Load(rig.port) as load:
         rig.say(RestartAsked())
-        wait_for(lambda: rig.context.counters.get("hot_restart_refused,reason=failed"), within_s=20)
+        wait_for(lambda: rig.context.counters.get("hot_restart_failed,reason=signal"), within_s=20)
         assert rig.pid(0)
         live(rig, 2, epoch=1)  # by itself, and soon: the failed epoch had shut the old one's admin port down
         assert rig.base_id(2) == rig.base_id(0)

@@ -293,6 +293,7 @@ def test_the_tree_is_shown_as_metrics_and_as_json(health: Health, envoy: FakeEnv
         counters={
             'num_outgoing_requests{request_type="csr"}': 1.0,
             'cert_expiry_unix_s{resource_name="default"}': time.time() + 1000,
+            "xds_last_known_good_written_unix_s": time.time() - 500,
         },
     )
     health.tell(TreeState(actors=(sds,), supervisor_pss_bytes=2000), started(envoy.port))
@@ -310,6 +311,8 @@ def test_the_tree_is_shown_as_metrics_and_as_json(health: Health, envoy: FakeEnv
     assert 0.5 <= float(age.split()[1]) < 5
     expiry = next(line for line in page.splitlines() if line.startswith("istio_agent_cert_expiry_seconds{"))
     assert 990 < float(expiry.split()[1]) <= 1000
+    age = next(line for line in page.splitlines() if line.startswith("istio_agent_xds_last_known_good_age"))
+    assert 500 <= float(age.split()[1]) < 510
     document = json.loads(get(health.port, "/status").body)
     assert document["ready"] is True
     assert (document["actors"][0]["name"], document["actors"][0]["state"]) == ("sds", "ready")

@@ -5,6 +5,7 @@ import msgspec
 from actors.messages.control import ActorState, TreeState
 from actors.status_page import Situation, document, news
 from pilot_agent.health.verdict import Verdict
+from pilot_agent.status.document import LastKnownGoodRow
 
 NOTES = {
     "certificate/default/serial": "abc",
@@ -85,6 +86,17 @@ def test_actors_certificate_and_configuration_are_rows() -> None:
     assert made.counters == {"hot_restarts": 2.0}
     assert made.workload is not None
     assert made.workload.message == "status 500"
+
+
+def test_the_last_known_good_configuration_has_its_row_once_it_is_known() -> None:
+    assert document(situation(tree(actor("upstream-xds")))).last_known_good is None
+    gauges = {
+        "xds_last_known_good_written_unix_s": 90.0,
+        "xds_last_known_good_bytes": 4096.0,
+        "xds_last_known_good_serving": 2.0,
+    }
+    made = document(situation(tree(actor("upstream-xds", gauges=gauges)))).last_known_good
+    assert made == LastKnownGoodRow(written_unix_s=90.0, size_bytes=4096, serving_streams=2)
 
 
 def test_damaged_notes_do_no_harm() -> None:

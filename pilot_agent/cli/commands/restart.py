@@ -25,7 +25,7 @@ COMMAND = Command(
     short="Ask the running agent for a hot restart of Envoy",
     long="Asks the agent on this machine to replace Envoy by a new epoch that takes its sockets over. The "
     "command returns as soon as the wish is taken; whether it is granted, and why not, stands in the agent's "
-    "log and in its metrics hot_restarts and hot_restart_refused.",
+    "log and in its metrics hot_restarts, hot_restart_refused and hot_restart_failed.",
     run=_run,
     flags=(Flag("status-port", "int", 15020, "Status port of the running agent"),),
     check_arguments=no_arguments,

@@ -125,13 +125,21 @@ class Store:
 
     def age_s(self) -> float | None:
         """Return how long ago the newest file was written, None when there is none."""
+        written_unix_s = self._written_unix_s()
+        return max(time.time() - written_unix_s, 0.0) if written_unix_s else None
+
+    def tell_written(self) -> None:
+        """Set the gauge of when something was written last, 0.0: never. Its reader works out the age."""
+        self._gauge("xds_last_known_good_written_unix_s", self._written_unix_s())
+
+    def _written_unix_s(self) -> float:
         newest = 0.0
         for path in self._paths(files.SUFFIX):
             try:
                 newest = max(newest, path.stat().st_mtime)
             except OSError:
                 continue
-        return max(time.time() - newest, 0.0) if newest else None
+        return newest
 
     def _paths(self, *suffixes: str) -> list[Path]:
         try:
@@ -189,6 +197,7 @@ class Store:
             case _Compacted():
                 self._adopt(file, item)
         self._gauge("xds_last_known_good_bytes", self._total())
+        self.tell_written()
 
     def _file(self, type_url: str) -> _File:
         known = self._files.get(type_url)

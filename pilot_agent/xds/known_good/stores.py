@@ -66,6 +66,7 @@ class Stores:
                     compact=lambda key, request: self._compact(f"{variant} {node_id} {key}", request),
                     gauge=self._gauge,
                 )
+                known.tell_written()
             return known
 
     def compacted(self, key: str, result: bytes | None) -> None:

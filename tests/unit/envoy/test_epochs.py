@@ -363,7 +363,7 @@ def test_too_little_memory_is_counted_by_its_name_and_asked_again_later() -> Non
 def test_a_failed_epoch_leaves_the_old_one_serving() -> None:
     life = failed_hot_restart()
     assert life.phases == {0: Phase.LIVE}
-    assert life.did(Count) == [Count(name="hot_restart_refused", reason="failed")]
+    assert life.did(Count) == [Count(name="hot_restart_failed", reason="rotation")]
     assert life.did(Clear)[0].base_id_is_free is False
     assert life.did(EndAgent) == []
     assert life.wakes_in_s == 0.2  # its parent's admin port is gone: the other way is tried soon

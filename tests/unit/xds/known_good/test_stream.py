@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def test_the_next_life_is_answered_with_what_this_one_accepted(outside: Outside)
     assert names_in(pipes.responses.get(timeout=10)) == {b"a"}
     assert again.can_answer
     assert outside.gauges["xds_last_known_good_serving"] == 1
+    assert 0 <= time.time() - outside.gauges["xds_last_known_good_written_unix_s"] < 60
     assert outside.counts == [("xds_last_known_good_responses", "CDS")]
     assert outside.stale == {"g0"}
     pipes.end()
