@@ -42,7 +42,7 @@ def envoys(taken: Handover | None) -> EnvoyKeeper:
     return EnvoyKeeper() if taken is None else EnvoyKeeper(taken.envoys, taken.envoys_ended)
 
 
-def workers(taken: Handover | None) -> dict[int, tuple[Role | None, int]]:
+def workers(taken: Handover | None) -> dict[int, tuple[Role, int]]:
     """Return the workers that somebody waits for, by pid."""
     found = taken.workers if taken is not None else ()
     known = {role.value for role in Role}

@@ -12,6 +12,10 @@ import signal
 from collections.abc import Collection
 from typing import Final
 
+from pilot_agent.log import get_logger
+
+_log = get_logger()
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
@@ -119,3 +123,30 @@ def _prctl(option: int, value: int) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
+
+
+def fork() -> int:
+    """Fork, having looked that no other thread could hold a lock then.
+
+    Raises:
+        OSError: there is no room for another process.
+    """
+    if (threads := thread_count()) != 1:
+        _log.error(f"fork with {threads} threads: the child may hang; expected 1")
+    return os.fork()
+
+
+def leads_a_terminal() -> bool:
+    """Return whether this process leads a terminal's session: then SIGHUP means that the terminal is gone."""
+    try:
+        return os.getsid(0) == os.getpid() and os.isatty(0)
+    except OSError:
+        return False
+
+
+def status_in_words(status: int) -> str:
+    """Return what ended a process, from its wait status: `SIGSEGV`, `exit status 1`."""
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return f"{name} (out of memory?)" if name == "SIGKILL" else name
+    return f"exit status {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,52 @@
+"""Envoys that EnvoyActor wants, held back until what they connect to is Ready."""
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from actors.messages import control as said
+from actors.runtime.envoys import EnvoyKeeper
+from actors.runtime.roles import Role
+from pilot_agent.log import get_logger
+
+WAITS_S: Final = 5.0
+"""Envoy is not kept waiting longer than this for the servers that it needs: it retries by itself."""
+
+_log = get_logger()
+
+
+class HeldBack:
+    """The wishes by generation: a restarted EnvoyActor asks again."""
+
+    def __init__(
+        self, envoys: EnvoyKeeper, after: Collection[Role], is_ready: Callable[[Role], bool]
+    ) -> None:
+        """Envoy is spawned when the actors of `after` are ready."""
+        self._envoys, self._after, self._is_ready = envoys, after, is_ready
+        self._wishes: dict[int, said.SpawnEnvoy] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._wishes)
+
+    def add(self, wish: said.SpawnEnvoy) -> None:
+        self._wishes[wish.generation] = wish
+
+    def refuse_all(self, reason: str) -> list[said.EnvoySpawnFailed]:
+        """Return what EnvoyActor is to be told."""
+        wishes, self._wishes = self._wishes, {}
+        return [said.EnvoySpawnFailed(generation=generation, reason=reason) for generation in wishes]
+
+    def spawn(self, *, waited: bool) -> list[said.EnvoySpawned | said.EnvoySpawnFailed]:
+        """Spawn them if it is time, `waited` or not; return what EnvoyActor is to be told."""
+        missing = [role for role in self._after if not self._is_ready(role)]
+        if not self._wishes or (missing and not waited):
+            return []
+        if missing:
+            _log.warn(f"Envoy starts without {' and '.join(missing)} being ready")
+        wishes, self._wishes = self._wishes, {}
+        return [self._spawn(wish) for wish in wishes.values()]
+
+    def _spawn(self, wish: said.SpawnEnvoy) -> said.EnvoySpawned | said.EnvoySpawnFailed:
+        try:
+            return said.EnvoySpawned(process=self._envoys.spawn(wish))
+        except OSError as error:
+            return said.EnvoySpawnFailed(generation=wish.generation, reason=str(error))
