@@ -46,6 +46,7 @@ class Exchange:
 
     def __init__(self, sock: socket.socket, protocol: h11.Connection, deadline: Deadline) -> None:
         self._sock, self._protocol, self._deadline = sock, protocol, deadline
+        self._is_released = False
         head = self._head()
         self.status = head.status_code
         self.reason = head.reason.decode("latin-1")
@@ -72,8 +73,18 @@ class Exchange:
             elif isinstance(event, h11.EndOfMessage):
                 return
 
+    def released(self) -> socket.socket | None:
+        """Return the socket for the next request, the caller's from now on; None where there can be none."""
+        is_over = self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE
+        if not is_over or self._protocol.trailing_data[0]:
+            return None
+        self._is_released = True
+        return self._sock
+
     def close(self) -> None:
-        self._sock.close()
+        """Close the socket, unless it was released."""
+        if not self._is_released:
+            self._sock.close()
 
     def __enter__(self) -> Self:
         return self

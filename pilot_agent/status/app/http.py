@@ -10,10 +10,11 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from pilot_agent.http import Dialing, RedirectError, exchange_on
+from pilot_agent.http import Dialing, HttpTimeoutError, RedirectError, exchange_on
 from pilot_agent.http.dial import Deadline, connect
 from pilot_agent.http.errors import HttpError, authority
 from pilot_agent.status.app.answers import BODY_LIMIT_BYTES
+from pilot_agent.status.app.kept import Kept, Place
 from pilot_agent.status.messages import Headers
 
 _LINGER_S: Final = 1
@@ -48,6 +49,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     tls: bool = False
 
     @property
+    def place(self) -> Place:
+        return self.host, self.port, self.tls
+
+    @property
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://{authority(self.host, self.port)}{self.path}"
 
@@ -55,10 +60,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What is the same for all requests of one probe."""
 
+    kept: Kept | None = None  # where connections are left open; None: each probe has its own
+
     headers: Headers  # the caller's
     source_address: str
     http2: bool  # may be offered
-    closing: bool  # say `Connection: close`
     deadline: Deadline
 
 
@@ -93,6 +99,14 @@ def probe(target: Target, host_header: str, call: Call) -> tuple[int, bytes]:
 
 
 def _asked(target: Target, host_header: str, headers: Headers, call: Call) -> _Reply:
+    kept = call.kept.take(target.place) if call.kept is not None else None
+    if kept is not None:
+        try:
+            return _over_http1(kept, target, host_header, headers, call)
+        except HttpTimeoutError:
+            raise
+        except HttpError:
+            pass  # it was closed at the same moment, which says nothing of the application
     alpn = ("h2", "http/1.1") if call.http2 else ()
     dialing = Dialing(source_address=call.source_address, linger_s=_LINGER_S, tls=target.tls, alpn=alpn)
     sock = connect(target.host, target.port, call.deadline, dialing)
@@ -104,7 +118,7 @@ def _asked(target: Target, host_header: str, headers: Headers, call: Call) -> _R
 def _over_http1(
     sock: socket.socket, target: Target, host_header: str, headers: Headers, call: Call
 ) -> _Reply:
-    connection = (("Connection", "close" if call.closing else "keep-alive"),)
+    connection = (("Connection", "close" if call.kept is None else "keep-alive"),)
     own = (("Host", host_header), *headers, *connection)
     with exchange_on(
         sock, call.deadline, peer=host_header, method="GET", target=target.path, headers=own
@@ -117,6 +131,8 @@ def _over_http1(
                     break
         except HttpError:
             pass  # its status counts; what there is of the body is passed on
+        if call.kept is not None and (left_open := exchange.released()) is not None:
+            call.kept.give(target.place, left_open)
         return _Reply(
             status=exchange.status,
             body=body[:_RAW_LIMIT_BYTES],

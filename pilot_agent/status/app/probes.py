@@ -14,6 +14,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.status.app import grpc, http
 from pilot_agent.status.app.answers import FAILED, PASSED, passed_on
 from pilot_agent.status.app.configuration import AppProber
+from pilot_agent.status.app.kept import Kept
 from pilot_agent.status.document import ProbeRow
 from pilot_agent.status.messages import TEXT, Answer, Request
 from pilot_agent.status.turns import Turns
@@ -36,7 +37,7 @@ class AppProbeOptions(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "localhost"  # where all of them go, whatever host they name
     source_address: str = "127.0.0.6"  # what the traffic redirection lets pass
     http2: bool = True
-    keep_alive: bool = False
+    keep_alive: bool = False  # connections to the application are used again
     status_port: int = 15020
 
 
@@ -46,6 +47,7 @@ class AppProbes:
     def __init__(self, options: AppProbeOptions) -> None:
         self._options = options
         self._results: dict[str, tuple[int, float]] = {}  # path → status, seconds since the epoch
+        self._kept = Kept() if options.keep_alive else None
         self._slots = {path: Turns(_AT_ONCE) for path in options.probers}
 
     def answer(self, request: Request) -> Answer:
@@ -64,6 +66,11 @@ class AppProbes:
             slots.release()
         self._results[request.path] = answer.status, time.time()
         return answer
+
+    def close(self) -> None:
+        """Close the connections that were kept."""
+        if self._kept is not None:
+            self._kept.close()
 
     def rows(self) -> tuple[ProbeRow, ...]:
         """Return the probes, and what their callers were told last."""
@@ -94,7 +101,7 @@ class AppProbes:
             headers=request.headers,
             source_address=options.source_address,
             http2=options.http2,
-            closing=not options.keep_alive,
+            kept=self._kept,
             deadline=Deadline(prober.timeout_s or _LONGEST_S),
         )
         asked_for = request.header("host") or authority(options.host, prober.port)

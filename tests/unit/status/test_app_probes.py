@@ -26,7 +26,11 @@ class Probing:
 
     def __init__(self, serve: Start, prober: AppProber, **options: object) -> None:
         settings = AppProbeOptions(probers={READY: prober}, **{"host": "127.0.0.1"} | options)  # type: ignore[arg-type]
-        self.port = serve(AppProbes(settings).answer).port
+        self.probes = AppProbes(settings)
+        self.port = serve(self.probes.answer).port
+
+    def close(self) -> None:
+        self.probes.close()
 
     def ask(self, *headers: str, path: str = READY, method: str = "GET") -> Raw:
         return get(self.port, path, "User-Agent: kube-probe/1.30", *headers, method=method)

@@ -1,0 +1,107 @@
+"""Connections to the application that are kept: used again where that is safe, and nowhere else."""
+
+import select
+import socket
+import ssl
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from pilot_agent.status.app.kept import Kept
+from tests.support.h2_peer import self_signed, server_context
+from tests.support.http_peer import reply
+from tests.unit.status.conftest import Start
+from tests.unit.status.test_app_probes import Probing, http
+
+
+class KeepingPeer:
+    """Answers any number of requests on a connection, up to `most`; then it closes without a word."""
+
+    def __init__(self, answer: bytes, *, most: int = 1000, tls: ssl.SSLContext | None = None) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._answer, self._most, self._tls = answer, most, tls
+        self.served: list[int] = []  # requests of each connection
+
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.served.append(0)
+            threading.Thread(target=self._talk, args=(sock, len(self.served) - 1), daemon=True).start()
+
+    def _talk(self, sock: socket.socket, number: int) -> None:
+        with self._tls.wrap_socket(sock, server_side=True) if self._tls else sock as connection:
+            while self.served[number] < self._most and connection.recv(4096):
+                self.served[number] += 1
+                connection.sendall(self._answer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_a_kept_connection_is_used_again_and_only_where_that_was_asked_for(
+    serve: Start, tmp_path: Path, secured: bool
+) -> None:
+    tls = server_context(self_signed(tmp_path), ()) if secured else None
+    with KeepingPeer(reply("200 OK", b"well"), tls=tls) as app:
+        with closing(Probing(serve, http(app.port, tls=secured), keep_alive=True)) as probing:
+            assert [probing.ask().body for _ in range(5)] == [b"well"] * 5
+        assert app.served == [5]
+        assert Probing(serve, http(app.port, tls=secured)).ask().status == 200
+        assert app.served == [5, 1]
+
+
+def test_a_connection_that_the_application_has_closed_is_made_anew_without_a_failed_probe(
+    serve: Start,
+) -> None:
+    with KeepingPeer(reply("200 OK"), most=1) as app:
+        with closing(Probing(serve, http(app.port), keep_alive=True)) as probing:
+            for _ in range(20):  # the end comes before the next request, or together with it
+                assert probing.ask().status == 200
+        assert app.served == [1] * 20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply("200 OK", b"", "Connection: close"),
+        b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        reply("200 OK") + b"HTTP/1.1 500 Unasked\r\n",
+        reply("200 OK", b"x" * 50_000),
+    ],
+)
+def test_what_cannot_be_used_again_is_not(serve: Start, answer: bytes) -> None:
+    with KeepingPeer(answer) as app:
+        with closing(Probing(serve, http(app.port), keep_alive=True)) as probing:
+            assert [probing.ask().status for _ in range(2)] == [200, 200]
+        assert app.served == [1, 1]
+
+
+def test_only_so_many_idle_connections_are_kept() -> None:
+    kept, ends = Kept(), []
+    for number in range(40):
+        for _ in range(3):
+            ours, theirs = socket.socketpair()
+            ends.append(theirs)
+            kept.give(("127.0.0.1", number, False), ours)
+    closed = [end for end in ends if select.select([end], [], [], 0)[0]]
+    assert len(ends) - len(closed) == 32
+    assert kept.take(("127.0.0.1", 0, False)) is None
+    newest = [kept.take(("127.0.0.1", 39, False)) for _ in range(3)]
+    assert [each is not None for each in newest] == [True, True, False]
+    kept.close()
+    for sock in (*ends, *filter(None, newest)):
+        sock.close()
