@@ -251,9 +251,10 @@ class _Change:
 
     def _remove_lost_guardrails(self) -> None:
         """Remove those of a run that was killed: they let nothing through any more."""
+        if not any(has_our_chains(one.saved) for one in self._families):
+            return
         for number, one in enumerate(self._families):
-            down = guardrails_down(one.saved) if has_our_chains(one.saved) else ""
-            if down:
+            if down := guardrails_down(one.saved):
                 _log.warn(f"Removing guardrails that an earlier run has left in IPv{one.backend.family}")
                 check(self._programs.run(one.backend.restore(down)), f"{one.backend.name}-restore")
                 self._families[number] = one._replace(saved=self._read(one.backend))

@@ -25,6 +25,9 @@ _XTABLES_EXIT: Final = {
     3: "version problem",
     4: "resource problem",
 }
+_MOST_WORDS: Final = 240
+"""A line of iptables-restore may have 255, of which it needs some itself."""
+
 _PROBE: Final = "* nat\n-A INPUT -p 255 -j RETURN\n-D INPUT -p 255 -j RETURN\nCOMMIT\n"
 """A rule is added and deleted in one transaction: a kill at any moment leaves nothing."""
 
@@ -52,10 +55,11 @@ class Backend(NamedTuple):
         return self.version >= _LOCKFILE_SINCE
 
     def restore(self, text: str) -> Command:
-        return Command((f"{self.name}-restore", "--noflush", *self.waiting), text)
+        return Command((f"{self.name}-restore", "--noflush", *self.waiting), fitting(text))
 
     def command(self, words: tuple[str, ...]) -> Command:
-        return Command((self.name, *words, *self.waiting))
+        """Return a command that reads `words` as `restore` would: a blank in one of them ends it."""
+        return Command((self.name, *filter(None, " ".join(words).split(" ")), *self.waiting))
 
 
 class Look(NamedTuple):
@@ -84,11 +88,7 @@ def choose(programs: Programs, forced: str, unusable: Collection[str] = ()) -> d
     Raises:
         ConfigurationError: `forced` is neither empty, `legacy` nor `nft`.
     """
-    if forced not in ("", "legacy", "nft"):
-        raise ConfigurationError(
-            f"invalid FORCE_IPTABLES_BINARY value {quote(forced)} (flag --force-iptables-binary): "
-            "expected legacy or nft"
-        )
+    check_forced(forced)
     if forced:
         looks = look(programs, [(family, f"-{forced}") for family in NAMES])
         return {family: one for (family, _), one in looks.items()}
@@ -98,6 +98,28 @@ def choose(programs: Programs, forced: str, unusable: Collection[str] = ()) -> d
     chosen = {family: one for family in NAMES if (one := _best(family, usable)) is not None}
     plain = look(programs, [(family, "") for family in NAMES if family not in chosen])
     return chosen | {family: one for (family, _), one in plain.items()}
+
+
+def check_forced(forced: str) -> None:
+    """Check the value of --force-iptables-binary.
+
+    Raises:
+        ConfigurationError: it is neither empty, `legacy` nor `nft`.
+    """
+    if forced not in ("", "legacy", "nft"):
+        raise ConfigurationError(
+            f"invalid FORCE_IPTABLES_BINARY value {quote(forced)} (flag --force-iptables-binary): "
+            "expected legacy or nft"
+        )
+
+
+def fitting(text: str) -> str:
+    """Return an input for iptables-restore without lines of more words than it reads.
+
+    Only the rule of the owner groups gets that long: 5 words a group, and 3 when they are written together.
+    """
+    lines = text.split("\n")
+    return "\n".join(line if line.count(" ") < _MOST_WORDS else _shorter(line) for line in lines)
 
 
 def can_write(programs: Programs, backend: Backend) -> bool:
@@ -145,6 +167,10 @@ def check(completed: Completed, what: str) -> str:
     elif completed.status < 0:
         said = f"killed by signal {-completed.status} {said}".strip()
     raise ExecutionError(f"failed to execute {what}: {said or f'exit status {completed.status}'}")
+
+
+def _shorter(line: str) -> str:
+    return re.sub(r"--gid-owner +", "--gid-owner=", line.replace("-m owner ", "-mowner "))
 
 
 def _best(family: int, looks: Mapping[tuple[int, str], Look]) -> Look | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pilot_agent.capture.backend import NAMES, Look, legacy_is_used, look
-from pilot_agent.capture.changes import removal
+from pilot_agent.capture.changes import guardrails_down, removal
 from pilot_agent.capture.errors import CaptureError, ExecutionError
 from pilot_agent.capture.nftables import delete_tables, list_table, tables_there
 from pilot_agent.capture.options import CaptureSettings
@@ -36,6 +36,7 @@ def clean(programs: Programs, settings: CaptureSettings, rules: Sequence[Rule] =
     """
     _log.info("Performing cleanup of existing iptables")
     looks, tables, trouble = _look_around(programs)
+    _remove_guardrails(programs, looks)
     marks = {_DEFAULT_MARK} | _configured_mark(settings)
     for one in looks:
         marks |= _marks(one.saved)
@@ -68,6 +69,16 @@ def _look_around(programs: Programs) -> tuple[list[Look], list[str], str]:
     return usable, tables, plain.error if plain is not None else ""
 
 
+def _remove_guardrails(programs: Programs, looks: Sequence[Look]) -> None:
+    """Remove those of a run that was killed, before the chains go that tell whose they are."""
+    if not any(one.has_our_chains for one in looks):
+        return
+    for one in looks:
+        if down := guardrails_down(one.saved):
+            _log.warn(f"Removing guardrails that an earlier run has left in {one.backend.name}")
+            programs.run(one.backend.restore(down))
+
+
 def _remove(programs: Programs, one: Look, rules: Sequence[Rule]) -> None:
     text = removal(one.saved, rules)
     if not text:
@@ -80,7 +91,7 @@ def _remove(programs: Programs, one: Look, rules: Sequence[Rule]) -> None:
         return
     _log.warn(f"{one.backend.name}-restore refused, trying line by line: {completed.error.strip()}")
     table = ""
-    for line in text.splitlines():
+    for line in text.rstrip("\n").split("\n"):
         if line.startswith("* "):
             table = line[2:]
         elif line != "COMMIT":

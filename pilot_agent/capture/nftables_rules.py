@@ -37,6 +37,9 @@ _CHAINS: Final = {
     },
 }
 TABLES: Final = tuple(_CHAINS)
+_MOST_GROUPS: Final = 63
+"""A rule of the kernel has at most 128 expressions: two a group, the counter and the verdict."""
+
 _TCP: Final = "meta l4proto tcp"
 _IP: Final = {4: "ip", 6: "ip6"}
 _SOURCE: Final = {4: "127.0.0.6/32", 6: "::6/128"}
@@ -194,6 +197,8 @@ def owner_groups(nft: Transaction, options: CaptureOptions) -> None:
             nft.add(_NAT, "istio-output", f"skgid {group} counter return")
         return
     none_of_them = "".join(f"skgid != {group} " for group in options.owner_groups)
+    if len(options.owner_groups) > _MOST_GROUPS:
+        none_of_them = f"skgid != {{ {', '.join(options.owner_groups)} }} "
     nft.add(_NAT, "istio-output", f"{none_of_them}counter return")
 
 

@@ -12,7 +12,7 @@ from pilot_agent.gotext import quote
 
 WILDCARD: Final = "*"
 MAX_OWNER_GROUPS: Final = 64
-"""How many `-m owner` fit into one rule of iptables."""
+"""As many as the reference takes."""
 
 
 FLAG_OF: Final = {
@@ -34,6 +34,7 @@ FLAG_OF: Final = {
 }
 """What the user calls the settings whose values are written into rules as they are."""
 
+_RESTORE_SYNTAX: Final = frozenset('"')
 _NFT_SYNTAX: Final = frozenset(";{}\"'#\\")
 
 
@@ -182,7 +183,7 @@ def split(text: str) -> tuple[str, ...]:
 
 def _check_characters(settings: CaptureSettings) -> None:
     """Refuse what would end the line or the rule: iptables and nft judge values, and never see these."""
-    forbidden = _NFT_SYNTAX if settings.native_nftables else frozenset[str]()
+    forbidden = _NFT_SYNTAX if settings.native_nftables else _RESTORE_SYNTAX
     texts = settings._asdict()
     for member, flag in FLAG_OF.items():
         if any(character < " " or character in forbidden for character in texts[member]):

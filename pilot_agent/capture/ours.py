@@ -13,6 +13,7 @@ from pilot_agent.capture.saved import Canonical, Chain, Saved, Table, canonical_
 _OUTBOUND_MARK: Final = ("", "--set-xmark", "0x53a/0xffffffff")
 _TCP, _UDP, _LO_OUT = ("", "-p", "tcp"), ("", "-p", "udp"), ("", "-o", "lo")
 _RETURN: Final = ("", "-j", "RETURN")
+_TO_PROXY: Final = f"{OURS}REDIRECT"
 _TO_DNS_PROXY: Final = ("", "--to-ports", "15053")
 _ZONES: Final = {("", "--zone", "1"), ("", "--zone", "2")}
 
@@ -74,7 +75,7 @@ def _is_old_dns(table: str, rule: Canonical) -> bool:
 
 
 def _is_interface_exception(table_name: str, chain: str, rule: Canonical, table: Table) -> bool:
-    """`-i IF -j RETURN`: either with its twin for the way out, or the first rules of all (KubeVirt)."""
+    """`-i IF -j RETURN`: with its twin for the way out or (KubeVirt) to the proxy, or the first of all."""
     if _RETURN not in rule:
         return False
     own_flag, twin_flag = ("-i", "-o") if chain == "PREROUTING" else ("-o", "-i")
@@ -85,7 +86,16 @@ def _is_interface_exception(table_name: str, chain: str, rule: Canonical, table:
     twin_chain = "OUTPUT" if chain == "PREROUTING" else "PREROUTING"
     if twin in map(canonical_line, table.get(twin_chain, Chain()).rules):
         return True
-    return table_name == "nat" and chain == "PREROUTING" and rule in _leading(table["PREROUTING"])
+    if table_name != "nat" or chain != "PREROUTING":
+        return False
+    virtual = _virtual_interfaces(table["PREROUTING"])
+    return frozenset(interface) in virtual if virtual else rule in _leading(table["PREROUTING"])
+
+
+def _virtual_interfaces(chain: Chain) -> set[frozenset[tuple[str, ...]]]:
+    """Return the interface of each rule that sends incoming traffic to the proxy as if it were going out."""
+    rules = [rule for rule in map(canonical_line, chain.rules) if _target(rule) == _TO_PROXY]
+    return {frozenset(term[2:] for term in rule if term[:2] == ("", "-i")) for rule in rules}
 
 
 def _leading(chain: Chain) -> list[Canonical]:

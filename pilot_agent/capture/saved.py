@@ -4,7 +4,9 @@ iptables prints a rule in other words than it was given (`--set-mark 1337` becom
 0x539/0xffffffff`), so both are brought into one form before they are compared.
 """
 
+import re
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Final, NamedTuple
 
 from pilot_agent.capture.rules import OURS
@@ -25,6 +27,8 @@ _SILENT: Final = frozenset({"-m", "--nfmask", "--ctmask", "--on-ip"})
 """What is implied by the other options, or is printed with its default. So is the interface `+`: any."""
 
 _ALL_BITS: Final = 0xFFFFFFFF
+_QUOTED: Final = r'"((?:\\.|[^"\\])*)"'
+_WORD: Final = re.compile(rf'(?:{_QUOTED}|[^ \t"])+')
 
 
 class Chain(NamedTuple):
@@ -42,7 +46,7 @@ def parse_saved(text: str) -> Saved:
     """Return what `iptables-save` printed; counters, comments and other tables are left out."""
     saved: Saved = {}
     table: dict[str, list[str]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # an interface may have any other character in its name
         if line.startswith("*"):
             name, table = line[1:].strip(), {}
         elif line.startswith(":"):
@@ -70,16 +74,20 @@ def has_our_chains(saved: Saved) -> bool:
 
 def canonical(words: Iterable[str]) -> Canonical:
     """Return the form in which a planned and a printed rule are equal."""
-    return tuple(sorted(_terms(list(words))))
+    return canonical_line(" ".join(words))
 
 
 def canonical_line(rule: str) -> Canonical:
-    import shlex  # noqa: PLC0415  # a first run has nothing to compare
+    return tuple(sorted(_terms(split_line(rule))))
 
-    try:
-        return canonical(shlex.split(rule))
-    except ValueError:
-        return (("unreadable", rule),)
+
+def split_line(rule: str) -> list[str]:
+    """Return the words of a line as iptables-restore reads it: double quotes alone hold blanks together."""
+    return [re.sub(_QUOTED, _unquoted, found[0]) for found in _WORD.finditer(rule)]
+
+
+def _unquoted(quoted: re.Match[str]) -> str:
+    return re.sub(r"\\(.)", r"\1", quoted[1])
 
 
 def _terms(words: list[str]) -> Iterator[Term]:
@@ -89,14 +97,21 @@ def _terms(words: list[str]) -> Iterator[Term]:
         at += negated
         flag = words[at] if at < len(words) else ""
         at += 1
-        values = []
-        while at < len(words) and words[at] != "!" and not words[at].startswith("-"):
-            values.append(words[at])
-            at += 1
+        values = words[at : at + 1] if _is_short(flag) else _values(words[at:])
+        at += len(values)
         flag = _SPELLINGS.get(flag, flag)
         everywhere = flag in ("-i", "-o") and values == ["+"]
         if flag not in _SILENT and not everywhere:
             yield ("!" if negated else "", flag, *(_value(flag, value) for value in values))
+
+
+def _is_short(flag: str) -> bool:
+    """Return whether exactly one value follows, even one that looks like something else: `-i !`, `-o -x`."""
+    return len(flag) == 2 and flag.startswith("-")
+
+
+def _values(words: list[str]) -> list[str]:
+    return list(takewhile(lambda word: word != "!" and not word.startswith("-"), words))
 
 
 def _value(flag: str, text: str) -> str:

@@ -71,6 +71,9 @@ def _iptables(options: CaptureOptions, variables: Mapping[str, str]) -> None:
         _log.info("skipping configuring routes due to dry run mode")
         return
     if options.settings.cleanup_only:
+        from pilot_agent.capture.backend import check_forced  # noqa: PLC0415
+
+        check_forced(options.settings.force_iptables_binary)
         _clean(options.settings, rules)
         return
     from pilot_agent.capture.apply import apply_iptables  # noqa: PLC0415

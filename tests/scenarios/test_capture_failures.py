@@ -118,6 +118,27 @@ def test_guardrails_that_a_killed_run_left_are_removed(pod: Namespace, tmp_path:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(
+    ("command", "words"), [("istio-iptables", ("--cleanup-only",)), ("istio-clean-iptables", ())]
+)
+def test_a_cleanup_removes_the_guardrails_of_a_killed_run_also_where_no_chain_is(
+    pod: Namespace, tmp_path: Path, command: str, words: tuple[str, ...]
+) -> None:
+    before = rules(pod)
+    single = (sys.executable, str(PROGRAM), "istio-iptables", *CASES["injected"])
+    pod.run(*single)  # IPv4 alone: the first address is one
+    assert "ISTIO" not in pod.run("ip6tables-save").stdout
+    environment = wrapped(tmp_path, "iptables-nft-restore", "kill -KILL $PPID")
+    assert agent(pod, *CASES["dns"], "--reconcile", environment=environment).returncode == -signal.SIGKILL
+    assert "-A INPUT -p tcp -j DROP" in pod.run("iptables-save").stdout
+    assert "-A INPUT -p tcp -j DROP" in pod.run("ip6tables-save").stdout
+
+    assert agent(pod, *words, command=command).returncode == 0
+
+    assert rules(pod) == before
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("options", [(), ("--native-nftables",)], ids=["iptables", "nft"])
 def test_without_root_or_without_the_program_it_says_so(pod: Namespace, options: tuple[str, ...]) -> None:
     before = rules(pod)
@@ -139,7 +160,10 @@ def test_without_root_or_without_the_program_it_says_so(pod: Namespace, options:
     ("words", "flag"),
     [
         (("-b", "80,banana"), "--istio-inbound-ports"),
+        (("-b", "80,*"), "--istio-inbound-ports"),
         (("-o", "99999"), "--istio-local-outbound-ports-exclude"),
+        (("-e", "1,2"), "--inbound-tunnel-port"),
+        (("-z", ""), "--inbound-capture-port"),
         (("-p", "x"), "--envoy-port"),
         (("-u", "nobody-of-this-name"), "--proxy-uid"),
         (("-c", "an-interface-name-too-long"), "--istio-exclude-interfaces"),

@@ -19,6 +19,16 @@ CASES = {
     "virtual": ("-k", "net1,net2", "-i", "10.0.0.0/8,fd00::/8", "-b", "80,443", "-q", "8443", "-u", "1337"),
     "virtual without outbound": ("-k", "net1,net2", "-u", "1337"),
     "every interface": ("-k", "+", "-u", "1337"),
+    "odd interfaces": (
+        "-c",
+        "!,-x,a'b,a\\b, eth1",
+        "-k",
+        "!!,--j, eth2",
+        "-i",
+        "10.0.0.0/8",
+        "-b",
+        "80, 443",
+    ),
     "no mark": (*INJECTED, "-m", "TPROXY", "-t", "0"),
     "odd words": (
         "-i",

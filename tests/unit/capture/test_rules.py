@@ -149,12 +149,29 @@ def test_a_wrong_prefix_is_refused_and_its_flag_named(flag: str, value: str, tex
     assert name in str(caught.value)
 
 
+def test_more_groups_than_a_rule_of_nftables_has_room_for_are_one_set() -> None:
+    def rule(count: int) -> str:
+        groups = ",".join(map(str, range(count)))
+        options = options_for(environment={"ISTIO_OUTBOUND_OWNER_GROUPS": groups})
+        return next(
+            line
+            for line in build_transaction(options)
+            if "skgid != 0 " in line or ("{" in line and "skgid" in line)
+        )
+
+    assert rule(63).endswith(
+        "istio-output " + "".join(f"skgid != {n} " for n in range(63)) + "counter return"
+    )
+    assert rule(64).endswith(f"istio-output skgid != {{ {', '.join(map(str, range(64)))} }} counter return")
+
+
 @pytest.mark.parametrize(
     ("words", "name"),
     [
         (("-o", "80\nCOMMIT"), "--istio-local-outbound-ports-exclude"),
         (("--native-nftables", "-c", "eth0; flush ruleset"), "--istio-exclude-interfaces"),
         (("-u", "0\x00"), "--proxy-uid"),
+        (("-c", 'eth0"'), "--istio-exclude-interfaces"),
     ],
 )
 def test_a_value_that_would_end_its_rule_is_refused_and_its_flag_named(

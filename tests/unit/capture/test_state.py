@@ -1,20 +1,18 @@
 """What is there against what is planned, and the changes that lead from one to the other."""
 
-import shlex
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot_agent.capture.backend import check
+from pilot_agent.capture.backend import check, fitting
 from pilot_agent.capture.changes import guardrails_down, guardrails_up, removal, replacement, revert
 from pilot_agent.capture.errors import ExecutionError
 from pilot_agent.capture.iptables_rules import build_rules
 from pilot_agent.capture.netlink import Netlink
 from pilot_agent.capture.ours import our_rules
 from pilot_agent.capture.programs import Completed
-from pilot_agent.capture.rules import Rule
-from pilot_agent.capture.saved import Chain, Saved, canonical, canonical_line, parse_saved
+from pilot_agent.capture.rules import Rule, restore_input
+from pilot_agent.capture.saved import Chain, Saved, canonical, canonical_line, parse_saved, split_line
 from pilot_agent.capture.verdict import compare
 from tests.support.capture_golden import options_for
 
@@ -62,6 +60,10 @@ def test_what_save_prints_is_read_without_counters_and_other_tables() -> None:
         ),
         ("-m mark ! --mark 1338 -j RETURN", "-m mark ! --mark 0x53a -j RETURN"),
         ("-j CONNMARK --save-mark", "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
+        ("-i ! -j RETURN", "-i ! -j RETURN"),
+        ("-o -x -j RETURN", "-o -x -j RETURN"),
+        ("-i a'b -j RETURN", "-i a'b -j RETURN"),
+        ("-i  eth1 -j RETURN", "-i eth1 -j RETURN"),
         (
             "-p tcp -j TPROXY --tproxy-mark 1337/0xffffffff --on-port 15006",
             "-p tcp -j TPROXY --on-port 15006 --on-ip 0.0.0.0 --tproxy-mark 0x539/0xffffffff",
@@ -73,6 +75,38 @@ def test_a_rule_is_known_in_the_words_of_iptables(planned: str, printed: str) ->
     assert canonical(planned.split()) != canonical_line(printed + " -i eth9")
 
 
+def test_a_line_is_split_as_iptables_restore_does() -> None:
+    assert split_line(r"""-i a\b -m comment --comment "two \"words\" \\" -j "" 'x""") == [
+        "-i",
+        "a\\b",
+        "-m",
+        "comment",
+        "--comment",
+        'two "words" \\',
+        "-j",
+        "",
+        "'x",
+    ]
+    assert canonical_line("-i ! -j RETURN") == (("", "-i", "!"), ("", "-j", "RETURN"))
+    assert canonical_line("! -i ! -j RETURN") == (("", "-j", "RETURN"), ("!", "-i", "!"))
+
+
+def test_a_rule_of_very_many_groups_is_written_with_fewer_words() -> None:
+    groups = [str(number) for number in range(1000, 1064)]
+    rules = build_rules(options_for(environment={"ISTIO_OUTBOUND_OWNER_GROUPS": ",".join(groups)}))
+    text = restore_input(rules)
+
+    shorter = fitting(text)
+
+    assert max(len(line.split()) for line in text.splitlines()) > 255
+    assert max(len(line.split()) for line in shorter.splitlines()) < 240
+    changed = [line for line in shorter.splitlines() if line not in text.splitlines()]
+    assert len(changed) == 1
+    assert [word.rpartition("=")[2] for word in changed[0].split() if "=" in word] == groups
+    assert changed[0].replace("-mowner", "-m owner").replace("=", " ") in text.splitlines()
+    assert fitting("* nat\n-A OUTPUT -m owner --gid-owner 1 -j RETURN\nCOMMIT\n").count("-m owner") == 1
+
+
 def in_kernel(rules: list[Rule], family: int = 4) -> Saved:
     """Return a kernel's tables when it holds these rules."""
     saved: Saved = {}
@@ -82,7 +116,7 @@ def in_kernel(rules: list[Rule], family: int = 4) -> Saved:
             table.setdefault(rule.target, Chain())
         before = table.get(rule.chain, Chain()).rules
         at = rule.position - 1 if rule.position else len(before)
-        table[rule.chain] = Chain((*before[:at], shlex.join(rule.words), *before[at:]))
+        table[rule.chain] = Chain((*before[:at], " ".join(rule.words), *before[at:]))
     return saved
 
 
@@ -176,6 +210,16 @@ def test_a_removal_names_every_rule_of_ours_and_none_of_others(words: tuple[str,
     assert {line[3:] for line in lines if line.startswith("-X")} == {
         name for chains in made.values() for name in chains if name.startswith("ISTIO_")
     }
+
+
+def test_an_exception_of_ours_is_known_behind_rules_of_others_by_its_way_to_the_proxy() -> None:
+    made = in_kernel(build_rules(options_for("-k", "net1,net2", "-i", "10.0.0.0/8")))
+    head: Saved = {"nat": {"PREROUTING": Chain(("-i foreign1 -j RETURN", "-p tcp --dport 9 -j DROP"))}}
+
+    found = {rule for _, _, rule in our_rules(merged(head, made))}
+
+    assert {"-i net1 -j RETURN", "-i net2 -j RETURN"} < found
+    assert "-i foreign1 -j RETURN" not in found
 
 
 def test_where_nothing_is_of_ours_nothing_is_removed() -> None:
