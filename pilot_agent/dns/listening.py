@@ -48,8 +48,9 @@ def _bound(network: str, kind: socket.SocketKind, host: str, port: int) -> socke
             0
         ]
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    except OSError as error:
-        raise DnsError(f"{FAILED}: listen {network} {shown}: {error.strerror or error}".lower()) from error
+    except (OSError, ValueError) as error:  # ValueError: it cannot even be written as a host name
+        words = f"{getattr(error, 'strerror', None) or error}".lower()
+        raise DnsError(f"{FAILED}: listen {network} {shown}: {words}") from error
     try:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")

@@ -1,5 +1,6 @@
 """resolv.conf, as far as the reference reads it: name servers and the search list; options are ignored."""
 
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +18,11 @@ class ResolvConf(msgspec.Struct, frozen=True):
 
     @property
     def has_ipv4(self) -> bool:
-        return any(":" not in server for server in self.name_servers)
+        return any(_is_address(socket.AF_INET, server) for server in self.name_servers)
 
     @property
     def has_ipv6(self) -> bool:
-        return any(":" in server for server in self.name_servers)
+        return any(_is_address(socket.AF_INET6, server.partition("%")[0]) for server in self.name_servers)
 
 
 def parse(text: str) -> ResolvConf:
@@ -46,3 +47,11 @@ def read(path: Path = RESOLV_CONF) -> ResolvConf:
     """
     with path.open("rb") as file:
         return parse(file.read(_MAX_BYTES).decode(errors="replace"))
+
+
+def _is_address(family: int, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except (OSError, ValueError):  # ValueError: a NUL, or a letter that ASCII has not
+        return False
+    return True

@@ -115,8 +115,7 @@ class _Exchange:
 
     def begin(self) -> None:
         at_once = len(self._left) if self._owner.settings.parallel else 1
-        while self._left and at_once and not self._over:
-            at_once -= 1
+        while self._left and len(self._open) < at_once:  # one that fails at once is not among them
             self._try_next()
         self._end_if_nobody_is_left()
 
@@ -196,10 +195,12 @@ class _Attempt:
         self._owner.open_sockets -= 1
 
     def _connected(self) -> socket.socket:
-        found = socket.getaddrinfo(
-            self.server, self._owner.settings.port, type=self.kind, flags=socket.AI_NUMERICHOST
-        )
-        family, _, _, _, address = found[0]
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                self.server, self._owner.settings.port, type=self.kind, flags=socket.AI_NUMERICHOST
+            )[0]
+        except ValueError as error:  # what resolv.conf names cannot even be written as a host name
+            raise OSError(f"no address: {error}") from error
         sock = socket.socket(family, self.kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             sock.connect(address)

@@ -1,7 +1,6 @@
 """The workload's identity through a pod's life: cold starts, a CA that is away, keys that stay private."""
 
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pilot_agent.security.kept_identity import file_system_type
 from tests.scenarios.conftest import World, agent_for
 from tests.scenarios.test_environment import sealed
 from tests.support.agent import RealAgent, calm
+from tests.support.mounted import publish_files
 from tests.support.real_envoy import get
 from tests.support.sds_client import SdsClient
 from tests.support.small_ca import Authority, new_key, pem
@@ -176,19 +176,7 @@ def test_a_clock_that_jumps_a_day_either_way_costs_no_certificate_and_heals_with
 def publish(folder: Path, authority: Authority, number: int) -> bytes:
     """Change a mounted secret as the kubelet does; return the new key."""
     key, chain = authority.workload_pair("spiffe://cluster.local/ns/default/sa/bookinfo-apps")
-    made = folder / f"..{number}"
-    made.mkdir(parents=True)
-    for name, text in (("key", key), ("cert-chain", chain), ("root-cert", authority.root_pem)):
-        (made / f"{name}.pem").write_text(text)
-    new, link = folder / "..data_tmp", folder / "..data"
-    old = link.readlink() if link.is_symlink() else None
-    new.symlink_to(made.name)
-    new.rename(link)
-    if old is not None:
-        shutil.rmtree(folder / old)
-    else:
-        for name in ("key", "cert-chain", "root-cert"):
-            (folder / f"{name}.pem").symlink_to(f"..data/{name}.pem")
+    publish_files(folder, number, key=key, chain=chain, roots=authority.root_pem)
     return key.encode()
 
 

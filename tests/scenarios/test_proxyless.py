@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from lab.authority import Authority
 from lab.istiod import Istiod
 from lab.mesh import Mesh
 from lab.resources import world_of
 from lab.snapshot import NodeInfo, Snapshot, World
 from tests.scenarios.conftest import agent_for
 from tests.support.agent import RealAgent, stack
+from tests.support.mounted import publish_files
 from tests.support.proxyless import ProxylessClient, echo_service, echo_snapshot
 from tests.support.real_envoy import get
 from tests.support.waiting import wait_for
@@ -132,6 +134,40 @@ def test_mtls_uses_the_certificates_in_output_certs_which_follow_every_rotation(
             assert len(set(seen)) == 3
             key = certificates(workdir) / "key.pem"
             assert b"PRIVATE KEY" in key.read_bytes()
+
+
+MOUNTED = "var/run/secrets/workload-spiffe-credentials"
+
+
+def mount(workdir: Path, authority: Authority, number: int) -> str:
+    """Publish an identity in the pod's volume; return the serial number of its certificate."""
+    pair = authority.issue("spiffe://cluster.local/ns/default/sa/bookinfo-apps", "client")
+    key, chain = pair.private_key_pem.decode(), pair.certificate_chain_pem.decode()
+    publish_files(workdir / MOUNTED, number, key=key, chain=chain, roots=authority.root_pem)
+    return serial(workdir / MOUNTED / "cert-chain.pem")
+
+
+def test_mounted_certificates_reach_the_grpc_client_through_output_certs_at_every_publication(
+    agent: RealAgent, workdir: Path, mesh: Mesh, istiod: Istiod
+) -> None:
+    agent.environment["XDS_ROOT_CA"] = "var/run/secrets/istio/root-cert.pem"
+    newest = mount(workdir, istiod.authority, 0)
+    output = certificates(workdir)
+    with echo_service(istiod.authority) as port:
+        istiod.push(with_echo(mesh, echo_snapshot(port, mtls=True)))
+        with agent:
+            ready(agent)
+            for number in range(3):
+                if number:
+                    newest = mount(workdir, istiod.authority, number)
+                wait_for(lambda newest=newest: serial(output / "cert-chain.pem") == newest, what="the files")  # type: ignore[misc]
+                for name in ("key.pem", "cert-chain.pem", "root-cert.pem"):
+                    expected = (workdir / MOUNTED / name).read_text().strip()
+                    assert (output / name).read_text().strip() == expected
+                with ProxylessClient(workdir / BOOTSTRAP, mtls=True) as client:
+                    assert client.ask("who am I?").get("client") == newest
+            assert istiod.observed.counts["csr", "signed"] == 0
+            assert stack(agent) == ""
 
 
 def test_a_file_that_cannot_be_written_ends_the_agent_with_one_line(workdir: Path, istiod: Istiod) -> None:

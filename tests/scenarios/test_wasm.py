@@ -253,6 +253,38 @@ def test_a_hot_restart_has_the_new_envoy_run_the_module_without_another_fetch(
     assert world.istiod.observed.nack_messages() == []
 
 
+def test_two_agents_with_one_cache_run_what_either_fetched_and_harm_nothing_of_the_others(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    site.pages["/two.wasm"] = page(TWO)
+    shared = workdir / "a" / DATA
+    shared.mkdir(parents=True)
+    other = workdir / "b" / DATA
+    other.parent.mkdir(parents=True)
+    other.symlink_to(shared)
+    one_plugin = wasm_plugin("plugin", f"{site.url}/one.wasm")
+    worlds = [Extended(mesh, stack, one_plugin) for _ in range(2)]
+    agents = []
+    for name, world in zip("ab", worlds, strict=True):
+        environment = {"XDS_LAST_KNOWN_GOOD": "off"}
+        agents.append(stack.enter_context(agent_for(world.istiod, workdir / name, environment=environment)))
+        world.wait_header("one")
+    assert site.count("/one.wasm") == 1
+    for number in range(4):  # both at once: from one to the other and back
+        name = ("two", "one")[number % 2]
+        for world in worlds:
+            world.push(wasm_plugin("plugin", f"{site.url}/{name}.wasm"))
+        for world in worlds:
+            world.wait_header(name)
+    assert site.count("/one.wasm") == 1
+    assert site.count("/two.wasm") in (1, 2)
+    assert sorted(cached(workdir / "a")) == sorted([ONE, TWO])
+    for world, agent in zip(worlds, agents, strict=True):
+        assert world.istiod.observed.nack_messages() == []
+        assert "is not used" not in agent.log()
+    assert sorted(path.name for path in shared.iterdir() if path.name.startswith(".")) == []
+
+
 def test_the_death_of_the_upstream_half_costs_no_module_and_no_answer(
     workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
 ) -> None:

@@ -114,6 +114,8 @@ def test_the_other_resolv_conf_gives_the_name_servers_and_not_the_search_list(
         (("::1",), ["::1"]),
         (("::1", "1.1.1.1"), ["127.0.0.1", "::1"]),
         ((), ["localhost"]),
+        (("fe80::1%eth0", "ns.example", "é", "1.2.3", "1.2.3.4:53"), ["::1"]),
+        (("garbage", "[::1]"), ["localhost"]),
     ],
 )
 def test_localhost_is_the_loopback_of_each_family_that_a_name_server_has(

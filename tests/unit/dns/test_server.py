@@ -170,6 +170,31 @@ def test_without_a_name_server_it_is_servfail(protocol: str, parallel: bool) -> 
         assert running.counted.values["dns_upstream_failures_total"] == 1
 
 
+@PROTOCOLS
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "a..b",
+        "x" * 70,
+        "\ufffd",
+        "1.2.3.4\0",
+        "[::1]",
+        "localhost",
+        "fe80::1%none",
+        "1.2.3.4:53",
+        "224.0.0.1",
+    ],
+)
+def test_a_name_server_that_fails_at_once_or_is_no_address_has_failed_and_the_next_one_is_asked(
+    odd: str, protocol: str, resolver: SmallResolver
+) -> None:
+    with proxy(odd, "127.0.0.1", port=resolver.port) as running:
+        for _ in range(4):  # in random order
+            assert running.client.addresses("istio.io.", protocol=protocol) == ["5.6.7.8"]
+    with proxy(odd, port=resolver.port) as alone:
+        assert alone.client.ask("istio.io.", protocol=protocol).rcode() == dns.rcode.SERVFAIL
+
+
 TWISTS: Mapping[str, Callable[[bytes], bytes | None]] = {
     "half a reply": lambda raw: raw[: len(raw) // 2],
     "a header that promises more": lambda raw: raw[:6] + b"\xff\xff" + raw[8:],
@@ -428,6 +453,12 @@ def test_an_address_that_is_taken_is_told_in_the_references_words() -> None:
             bind([("127.0.0.1", port)])
     for sock in bind([("127.0.0.1", port)]):
         sock.close()
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "1.2.3.4\0"])
+def test_a_host_to_listen_on_that_is_none_is_an_error_that_names_it(host: str) -> None:
+    with pytest.raises(DnsError, match=r"^failed to start local DNS server: listen udp "):
+        bind([(host, 15053)])
 
 
 def test_a_successor_serves_what_came_while_nobody_did() -> None:
