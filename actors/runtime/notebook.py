@@ -1,8 +1,9 @@
 """An actor's memory that outlives the actor: two checksummed slots in a memfd, written in turn.
 
 The supervisor makes the file; each incarnation maps nothing and keeps nothing open but it. A kill in
-the middle of a write tears the slot that is being written; the other one is whole. It is memory and
-never a disk file, so a private key may stand in it.
+the middle of a write tears the slot that is being written; the other one is whole. A large state is kept
+once: when its successor is written to the end, the older one is let go. It is memory and never a disk
+file, so a private key may stand in it.
 """
 
 import contextlib
@@ -29,6 +30,8 @@ _FIELDS: Final = struct.Struct("!4sHHQQI")
 _HEADER_BYTES: Final = _FIELDS.size + 4  # and a checksum of their own: a torn length is not believed
 _MAGIC: Final = b"note"
 _GIVE_BACK_BYTES: Final = 64 * 1024
+_LARGE_BYTES: Final = 1 << 20
+"""Not worth keeping twice; a smaller one is not worth the page faults of writing it to new pages."""
 _PAGE: Final = mmap.PAGESIZE
 
 
@@ -57,6 +60,7 @@ class FileNotebook:
             self._sequence_now += 1
             self._write(self._next_slot, name, content)
             self._next_slot = 1 - self._next_slot
+            self._let_go_if_large(self._next_slot, name)
 
     def restore(self, state_type: type[M]) -> M | None:
         """Return what was saved last, the older slot's where the newer one is torn.
@@ -97,6 +101,16 @@ class FileNotebook:
         os.pwrite(self._descriptor, header, offset)
         if old_bytes - len(body) > _GIVE_BACK_BYTES:
             self._give_back(offset, len(body), old_bytes)
+
+    def _let_go_if_large(self, slot: int, name: bytes) -> None:
+        """Give the older state's pages back, now that the newer one is whole.
+
+        One of another version stays until it is overwritten: that version may come back.
+        """
+        size, offset = self._length(slot), _SLOT_OFFSETS[slot]
+        if size > _LARGE_BYTES and _pread_all(self._descriptor, len(name), offset + _HEADER_BYTES) == name:
+            os.pwrite(self._descriptor, bytes(_HEADER_BYTES), offset)
+            self._give_back(offset, 0, size)
 
     def _give_back(self, offset: int, kept: int, before: int) -> None:
         """Return the pages behind a slot that shrank to the system."""

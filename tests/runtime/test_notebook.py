@@ -132,3 +132,40 @@ def test_pages_of_a_large_state_are_given_back(file: int) -> None:
         notebook.save(State("small", b""))
     assert os.fstat(file).st_blocks * 512 < 100_000
     assert FileNotebook(file).restore(State) == State("small", b"")
+
+
+def test_a_large_state_is_kept_once_and_a_kill_in_its_successor_leaves_it_whole(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = FileNotebook(file)
+    states = [State(str(number), bytes([number]) * 3_000_000) for number in range(4)]
+    for state in states[:3]:
+        notebook.save(state)
+        assert os.fstat(file).st_blocks * 512 < 3_100_000
+        assert FileNotebook(file).restore(State) == state
+    real, left = os.pwrite, 4
+
+    def torn(fd: int, data: bytes, offset: int) -> int:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KilledHere
+        return real(fd, data[: 1 << 20], offset)
+
+    monkeypatch.setattr(os, "pwrite", torn)
+    with pytest.raises(KilledHere):
+        notebook.save(states[3])
+    monkeypatch.setattr(os, "pwrite", real)
+    successor = FileNotebook(file)
+    assert successor.restore(State) == states[2]
+    successor.save(states[3])
+    assert FileNotebook(file).restore(State) == states[3]
+
+
+def test_a_large_state_of_another_version_stays_until_it_is_overwritten(file: int) -> None:
+    notebook = FileNotebook(file)
+    notebook.save(Other("the version before", b"x" * 3_000_000))
+    notebook.save(State("new", b"y" * 3_000_000))
+    other = FileNotebook(file).restore(Other)
+    assert other is not None
+    assert other.text == "the version before"
