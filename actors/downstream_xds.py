@@ -146,10 +146,10 @@ class Streams:
         port = _Port(self._context, identity, variant, generation)
         stream = EnvoyStream(variant=variant, generation=generation, upstream=port, name=identity.label)
         with self._lock:
+            stream.begin_leg()  # first, since it fails without descriptors
             previous = self._current.get(generation)
             self._current[generation] = stream
             self._open[identity], self._ids[stream] = stream, identity
-            stream.begin_leg()
         if previous is not None:
             _log.warn(_OVERLAP, id=previous.name)
             previous.end(0, "")
@@ -190,14 +190,18 @@ class Streams:
                 stream.begin_leg(unless_after=message.leg)
 
     def on_refused(self, _: Role, message: ResumptionRefused) -> None:
-        stream = self._open.get(message.stream)
+        stream = self._find(message.stream)
         if stream is not None:
             stream.end(message.code, message.details)
 
     def on_upstream_closed(self, _: Role, message: UpstreamClosed) -> None:
-        stream = self._open.get(message.stream)
+        stream = self._find(message.stream)
         if stream is not None:
             stream.end(message.code, message.details)
+
+    def _find(self, identity: StreamId) -> EnvoyStream | None:
+        with self._lock:  # `accept` may be about to note it
+            return self._open.get(identity)
 
 
 class _Port:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pilot_agent.rpc import frames, headers
@@ -42,11 +43,11 @@ class Call:
         self.unreported_bytes = 0  # received and not given back to the client's window yet
         self.is_over = False  # ended by either side; the connection's lock
         self.is_half_closed = False
+        self.has_begun = False  # the response's headers are written; the writer's lock
         self.receiver: Receiver | None = None
         self._connection = connection
         self._limit_bytes = limit_bytes
-        self._partial = bytearray()
-        self._has_begun = False
+        self._received = bytearray()
 
     def send(self, body: bytes) -> bool:
         """Write one response, waiting while the client wants no more; return whether it was taken."""
@@ -54,8 +55,8 @@ class Call:
         view = memoryview(body)
         while at < size:
             granted = self._connection.grant(self, min(size - at, _GRANT_BYTES))
-            if not granted or not self._connection.write(
-                self._opening() + self._frames(prefix, view, at, granted)
+            if not granted or not self._connection.write_data(
+                self, granted, partial(self._frames, prefix, view, at, granted)
             ):
                 return False
             at += granted
@@ -63,32 +64,31 @@ class Call:
 
     def finish(self, code: Code = Code.OK, details: str = "") -> None:
         """End the call with this status; nothing happens if it has ended."""
-        block = (b"" if self._has_begun else headers.RESPONSE) + headers.trailers(code, details)
-        self._connection.finish(self, block)
+        self._connection.finish(self, headers.trailers(code, details))
 
     def take(self, data: bytes) -> None:
         """Take the content of a DATA frame; hand on the messages that are complete."""
-        partial = self._partial
-        partial += data
-        while len(partial) >= _PREFIX.size and not self.is_over:
-            is_compressed, length = _PREFIX.unpack_from(partial)
+        received = self._received
+        received += data
+        while len(received) >= _PREFIX.size and not self.is_over:
+            is_compressed, length = _PREFIX.unpack_from(received)
             if is_compressed:
                 self._refuse(Code.UNIMPLEMENTED, "compressed messages are not understood: use identity")
             elif length > self._limit_bytes:
                 text = f"grpc: received message larger than max ({length} vs. {self._limit_bytes})"
                 self._refuse(Code.RESOURCE_EXHAUSTED, text)
-            elif len(partial) < _PREFIX.size + length:
+            elif len(received) < _PREFIX.size + length:
                 return
             else:
                 assert self.receiver is not None, "a call that is not over has its receiver"
-                body = bytes(memoryview(partial)[_PREFIX.size : _PREFIX.size + length])
-                del partial[: _PREFIX.size + length]
+                body = bytes(memoryview(received)[_PREFIX.size : _PREFIX.size + length])
+                del received[: _PREFIX.size + length]
                 self.receiver.message(body)
 
     def half_close(self) -> None:
         """Note that the client sends nothing more."""
         self.is_half_closed = True
-        if self._partial and not self.is_over:
+        if self._received and not self.is_over:
             self.finish(Code.INTERNAL, "the request's last message is cut off")
         if self.receiver is not None:
             self.receiver.half_closed()
@@ -97,12 +97,6 @@ class Call:
         self.finish(code, details)
         if self.receiver is not None:
             self.receiver.cancelled()
-
-    def _opening(self) -> list[bytes | memoryview]:
-        if self._has_begun:
-            return []
-        self._has_begun = True
-        return [frames.frame(frames.HEADERS, frames.END_HEADERS, self.stream, headers.RESPONSE)]
 
     def _frames(self, prefix: bytes, body: memoryview, at: int, count: int) -> list[bytes | memoryview]:
         """Return `count` bytes of prefix and body from `at` on, cut into frames; the body is not copied."""

@@ -1,27 +1,32 @@
 """One client's connection: its thread reads frames and gives requests to their calls.
 
-All state that two threads see is under one lock; writes have a lock of their own, since they may wait.
+All state that two threads see is under one lock; `writer` has one of its own, since writes may wait.
 """
 
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import frames, headers
 from pilot_agent.rpc.call import Call
 from pilot_agent.rpc.frames import ConnectionFaultError, Head
+from pilot_agent.rpc.writer import Parts, Writer
 
 _BUFFER_BYTES: Final = 64 * 1024
 _WINDOW_BYTES: Final = 4 << 20
 """What a client may send before it must wait: for each call, and for the connection as a whole."""
 
-_MOST_PARTS: Final = 512  # of one write; the kernel's limit is 1,024
+_PATIENCE_S: Final = 0.5  # with a client that reads nothing
 _MOST_RESETS: Final = 1000
-"""Calls that a client may cancel beyond those that it lets end: more is an attack, and costs us the work."""
+"""Calls that a client may cancel within the span, beyond those that it lets end: more is an attack."""
+
+_RESETS_SPAN_S: Final = 60.0
+_GREETING_PATIENCE_S: Final = 20
+_RECEIVE_TIMEOUT: Final = struct.Struct("@ll")
 
 _log = get_logger("grpc")
 
@@ -48,12 +53,12 @@ class Connection:
         self._headers = headers.HeaderReader()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._write_lock = threading.Lock()
+        self._writer = Writer(end)
         self._window_bytes = frames.DEFAULT_WINDOW_BYTES
         self._unreported_bytes = 0
         self._calls: dict[int, Call] = {}
         self._newest = 0
-        self._resets = 0
+        self._resets, self._resets_since_s = 0, self.heard_s
         self._handlers: dict[int, Callable[[Head, bytes], None]] = {
             frames.DATA: self._on_data,
             frames.HEADERS: self._on_headers,
@@ -81,15 +86,19 @@ class Connection:
         finally:
             self._abandon()
 
-    def close(self) -> None:
+    def close(self, *, patience_s: float = _PATIENCE_S) -> None:
         """End the connection, its calls unfinished."""
-        self._say_goodbye(frames.NO_ERROR, "server ends")
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._say_goodbye(frames.NO_ERROR, "server ends", patience_s=patience_s)
+        self._writer.shut()
+
+    def release(self) -> None:
+        """Close the socket; for a connection that `run` does not serve (any more)."""
+        self._reader.close()
+        self._writer.close()
 
     def ping(self) -> None:
         """Ask for a sign of life; never waits."""
-        self._write_soon(frames.frame(frames.PING, 0, 0, b"\0" * 8), patience_s=0.0)
+        self._writer.write_soon(frames.frame(frames.PING, 0, 0, b"\0" * 8), patience_s=0.0)
 
     def grant(self, call: Call, wanted_bytes: int) -> int:
         """Take up to that much from the windows, waiting for the first byte; 0 when the call is over."""
@@ -103,17 +112,14 @@ class Connection:
             self._window_bytes -= granted
             return granted
 
-    def write(self, parts: Sequence[bytes | memoryview]) -> bool:
-        """Write whole frames; return False when the connection is lost."""
-        with self._write_lock:
-            try:
-                for at in range(0, len(parts), _MOST_PARTS):
-                    self._write_all(parts[at : at + _MOST_PARTS])
-            except OSError:
-                with suppress(OSError):  # a part of a frame may have gone: nothing may follow it
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                return False
-        return True
+    def write_data(self, call: Call, granted_bytes: int, make: Callable[[], Parts]) -> bool:
+        """Write the granted bytes in the frames that `make` returns; return False when the call is over."""
+        if self._writer.data(call, make):
+            return True
+        with self._changed:
+            self._window_bytes += granted_bytes
+            self._changed.notify_all()
+        return False
 
     def finish(self, call: Call, block: bytes) -> None:
         """Write the trailers, unless the call has ended already."""
@@ -124,32 +130,22 @@ class Connection:
             self._calls.pop(call.stream, None)
             self._resets -= self._resets > 0
             self._changed.notify_all()
-        end = [frames.frame(frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, call.stream, block)]
-        if not call.is_half_closed:  # what the client still sends is of no use
-            end.append(frames.frame(frames.RST_STREAM, 0, call.stream, frames.number(frames.NO_ERROR)))
-        self.write(end)
+        self._writer.trailers(call, block)
         self._host.ended(call)
 
-    def _write_all(self, parts: Sequence[bytes | memoryview]) -> None:
-        sent = self._socket.sendmsg(parts, (), socket.MSG_NOSIGNAL)
-        for part in parts:
-            if sent < len(part):
-                self._socket.sendall(memoryview(part)[sent:], socket.MSG_NOSIGNAL)
-            sent = max(sent - len(part), 0)
-
     def _greet(self) -> None:
+        self._wait_for_bytes_at_most(_GREETING_PATIENCE_S)
         if self._exactly(len(frames.PREFACE)) != frames.PREFACE:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the client does not speak HTTP/2")
+        self._wait_for_bytes_at_most(0)
         ours = {
             frames.INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
             frames.MAX_HEADER_LIST_SIZE: headers.LARGEST_HEADERS_BYTES,
         }
         more = frames.number(_WINDOW_BYTES - frames.DEFAULT_WINDOW_BYTES)
-        self.write(
-            [
-                frames.frame(frames.SETTINGS, 0, 0, frames.settings(ours)),
-                frames.frame(frames.WINDOW_UPDATE, 0, 0, more),
-            ]
+        self._writer.write(
+            frames.frame(frames.SETTINGS, 0, 0, frames.settings(ours)),
+            frames.frame(frames.WINDOW_UPDATE, 0, 0, more),
         )
         head, payload = self._read_frame()
         if head.kind != frames.SETTINGS or head.flags & frames.ACK:
@@ -170,10 +166,14 @@ class Connection:
         return head, self._exactly(head.length_bytes)
 
     def _exactly(self, count: int) -> bytes:
-        data: bytes = self._reader.read(count)
-        if len(data) < count:
-            raise EOFError("closed by the client")
+        data: bytes | None = self._reader.read(count)
+        if data is None or len(data) < count:
+            raise EOFError("closed by the client, or silent from the start")
         return data
+
+    def _wait_for_bytes_at_most(self, seconds: int) -> None:
+        """Limit the waiting of reads alone, 0: not at all; who connects and says nothing takes a place."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT.pack(seconds, 0))
 
     def _on_headers(self, head: Head, payload: bytes) -> None:
         block = self._whole_block(head, payload)
@@ -182,46 +182,49 @@ class Connection:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, f"stream {head.stream} is not a client's")
         known = self._calls.get(head.stream)
         if known is not None:
-            self._on_trailers(known, head)
+            self._on_trailers(known, head, found)
         elif head.stream > self._newest:
             self._newest = head.stream
             self._begin(head, found)
+        elif any(name == ":path" for name, _ in found):
+            raise ConnectionFaultError(frames.PROTOCOL_ERROR, f"a new call on the old stream {head.stream}")
         # else: trailers of a call that ended here while they were under way
 
     def _whole_block(self, head: Head, payload: bytes) -> bytes:
         block = frames.content(head.flags, payload)
-        flags = head.flags
+        flags, size_bytes = head.flags, len(block)
         while not flags & frames.END_HEADERS:
             more, fragment = self._read_frame()
             if more.kind != frames.CONTINUATION or more.stream != head.stream:
                 raise ConnectionFaultError(frames.PROTOCOL_ERROR, "a header block is interrupted")
             block += fragment
-            flags = more.flags
-            if len(block) > headers.LARGEST_HEADERS_BYTES:
-                raise ConnectionFaultError(
-                    frames.ENHANCE_YOUR_CALM, f"headers of more than {len(block)} bytes"
-                )
+            flags, size_bytes = more.flags, size_bytes + frames.HEAD_BYTES + len(fragment)
+            if size_bytes > headers.LARGEST_HEADERS_BYTES:  # which empty fragments reach too
+                raise ConnectionFaultError(frames.ENHANCE_YOUR_CALM, f"headers of {size_bytes} bytes")
         return block
 
-    def _on_trailers(self, call: Call, head: Head) -> None:
+    def _on_trailers(self, call: Call, head: Head, found: headers.Pairs) -> None:
         if call.is_half_closed:
             raise ConnectionFaultError(
                 frames.STREAM_CLOSED, f"headers on the half-closed stream {head.stream}"
             )
         if not head.flags & frames.END_STREAM:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "headers in the middle of a request")
-        call.half_close()
+        if headers.are_trailers(found):
+            call.half_close()
+        else:
+            self._drop(call, frames.PROTOCOL_ERROR)
 
-    def _begin(self, head: Head, found: dict[str, str]) -> None:
-        if ":path" not in found or ":method" not in found or ":scheme" not in found:
+    def _begin(self, head: Head, pairs: headers.Pairs) -> None:
+        found, is_whole = headers.request(pairs), bool(head.flags & frames.END_STREAM)
+        if found is None:
             self._reset(head.stream, frames.PROTOCOL_ERROR)
             return
-        if found[":method"] != "POST" or not found.get("content-type", "").startswith("application/grpc"):
-            flags = frames.END_HEADERS | frames.END_STREAM
-            self.write([frames.frame(frames.HEADERS, flags, head.stream, headers.NOT_GRPC)])
+        if not headers.is_grpc(found):
+            self._writer.answer(head.stream, headers.NOT_GRPC, is_open=not is_whole)
             return
         call = Call(self, head.stream, found, self._limit_bytes)
-        call.is_half_closed = bool(head.flags & frames.END_STREAM)
+        call.is_half_closed = is_whole
         with self._lock:
             self._calls[head.stream] = call
         self._host.begin(call)
@@ -256,7 +259,7 @@ class Connection:
                 updates.append(frames.frame(frames.WINDOW_UPDATE, 0, call.stream, more))
                 call.unreported_bytes = 0
         if updates:
-            self.write(updates)
+            self._writer.write(*updates)
 
     def _on_reset(self, head: Head, payload: bytes) -> None:
         if len(payload) != 4:
@@ -266,8 +269,10 @@ class Connection:
         call = self._calls.get(head.stream)
         if call is None:
             return
-        self._resets += 1
         self._cancel(call)
+        if self.heard_s - self._resets_since_s > _RESETS_SPAN_S:
+            self._resets, self._resets_since_s = 0, self.heard_s
+        self._resets += 1
         if self._resets > _MOST_RESETS:
             raise ConnectionFaultError(frames.ENHANCE_YOUR_CALM, f"{self._resets} calls cancelled")
 
@@ -278,15 +283,19 @@ class Connection:
             if payload:
                 raise ConnectionFaultError(frames.FRAME_SIZE_ERROR, "SETTINGS acknowledged with a payload")
             return
+        said = frames.read_settings(payload)
         with self._changed:
-            for key, value in frames.read_settings(payload):
+            for key, value in said:
                 if key == frames.INITIAL_WINDOW_SIZE:
                     self._resize_windows(value - self.initial_window_bytes)
                     self.initial_window_bytes = value
                 elif key == frames.MAX_FRAME_SIZE:
                     self.frame_bytes = value
             self._changed.notify_all()
-        self.write([frames.frame(frames.SETTINGS, frames.ACK, 0)])
+        smaller = (
+            key == frames.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE_BYTES for key, value in said
+        )
+        self._writer.acknowledge(is_table_smaller=any(smaller))
 
     def _resize_windows(self, change_bytes: int) -> None:
         for call in self._calls.values():
@@ -300,7 +309,7 @@ class Connection:
         if len(payload) != 8:
             raise ConnectionFaultError(frames.FRAME_SIZE_ERROR, f"PING of {len(payload)} bytes")
         if not head.flags & frames.ACK:
-            self.write([frames.frame(frames.PING, frames.ACK, 0, payload)])
+            self._writer.write(frames.frame(frames.PING, frames.ACK, 0, payload))
 
     def _on_window_update(self, head: Head, payload: bytes) -> None:
         if len(payload) != 4:
@@ -345,7 +354,7 @@ class Connection:
         self._reset(call.stream, code)
 
     def _reset(self, stream: int, code: int) -> None:
-        self.write([frames.frame(frames.RST_STREAM, 0, stream, frames.number(code))])
+        self._writer.write(frames.frame(frames.RST_STREAM, 0, stream, frames.number(code)))
 
     def _cancel(self, call: Call) -> None:
         with self._changed:
@@ -358,25 +367,12 @@ class Connection:
             call.receiver.cancelled()
         self._host.ended(call)
 
-    def _say_goodbye(self, code: int, text: str) -> None:
+    def _say_goodbye(self, code: int, text: str, *, patience_s: float = _PATIENCE_S) -> None:
         last = frames.number(self._newest) + frames.number(code) + text.encode()
-        self._write_soon(frames.frame(frames.GOAWAY, 0, 0, last), patience_s=0.5)
-
-    def _write_soon(self, data: bytes, *, patience_s: float) -> None:
-        """Write a small frame, unless the client reads nothing: then there is no sense in it."""
-        if self._write_lock.acquire(timeout=patience_s):
-            try:
-                self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            except OSError:
-                pass
-            finally:
-                self._write_lock.release()
+        self._writer.write_soon(frames.frame(frames.GOAWAY, 0, 0, last), patience_s=patience_s)
 
     def _abandon(self) -> None:
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._writer.shut()
         for call in list(self._calls.values()):
             self._cancel(call)
-        with self._write_lock:
-            self._reader.close()
-            self._socket.close()
+        self.release()

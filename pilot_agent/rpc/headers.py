@@ -3,6 +3,7 @@
 Responses use neither Huffman coding nor the dynamic table, so that nothing has to be kept for them.
 """
 
+import re
 from typing import Final
 
 import hpack
@@ -10,7 +11,17 @@ import hpack
 from pilot_agent.rpc.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFaultError
 from pilot_agent.rpc.status import Code, percent_encoded
 
+Pairs = list[tuple[str, str]]
+
 LARGEST_HEADERS_BYTES: Final = 64 * 1024
+
+_GRPC: Final = "application/grpc"
+_PSEUDO: Final = frozenset({":method", ":scheme", ":path", ":authority"})
+_OF_CONNECTIONS: Final = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+)
+_NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_NOT_IN_VALUES: Final = re.compile(r"[\0\r\n]")
 
 
 class HeaderReader:
@@ -19,8 +30,8 @@ class HeaderReader:
     def __init__(self) -> None:
         self._decoder = hpack.Decoder(max_header_list_size=LARGEST_HEADERS_BYTES)
 
-    def read(self, block: bytes) -> dict[str, str]:
-        """Return the headers; of one that comes twice, the first.
+    def read(self, block: bytes) -> Pairs:
+        """Return names and values in order.
 
         Raises:
             ConnectionFaultError: the block is malformed or too large.
@@ -33,10 +44,43 @@ class HeaderReader:
             ) from error
         except hpack.HPACKError as error:
             raise ConnectionFaultError(COMPRESSION_ERROR, f"malformed headers: {error}") from error
-        found: dict[str, str] = {}
-        for name, value in pairs:
-            found.setdefault(bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
-        return found
+        return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in pairs]
+
+
+def request(pairs: Pairs) -> dict[str, str] | None:
+    """Return a request's headers, of one that comes twice the first; None if they are malformed.
+
+    Source: RFC 9113, sections 8.2 and 8.3.
+    """
+    found: dict[str, str] = {}
+    is_among_fields = False
+    for name, value in pairs:
+        if name in _PSEUDO:
+            if is_among_fields or name in found:
+                return None
+        elif _is_field(name, value):
+            is_among_fields = True
+        else:
+            return None
+        found.setdefault(name, value)
+    return found if all(found.get(name) for name in (":method", ":scheme", ":path")) else None
+
+
+def are_trailers(pairs: Pairs) -> bool:
+    """Return whether these may end a request."""
+    return all(_is_field(name, value) for name, value in pairs)
+
+
+def is_grpc(found: dict[str, str]) -> bool:
+    """Return whether a request with these headers is a call. Source: gRPC over HTTP2."""
+    kind = found.get("content-type", "")
+    return found[":method"] == "POST" and (kind == _GRPC or kind.startswith((f"{_GRPC}+", f"{_GRPC};")))
+
+
+def _is_field(name: str, value: str) -> bool:
+    if name in _OF_CONNECTIONS or (name == "te" and value != "trailers"):
+        return False
+    return _NAME.fullmatch(name) is not None and _NOT_IN_VALUES.search(value) is None
 
 
 def _literal(name: bytes, value: bytes) -> bytes:
@@ -58,6 +102,9 @@ def _integer(value: int, *, prefix_bits: int) -> bytes:
         value >>= 7
     return bytes((*found, value))
 
+
+NO_TABLE: Final = b"\x20"
+"""Begins a block where the client made the dynamic table smaller: it wants to be told that it has 0 bytes."""
 
 _STATUS_200: Final = b"\x88"  # the static table's entry 8
 RESPONSE: Final = _STATUS_200 + _literal(b"content-type", b"application/grpc")

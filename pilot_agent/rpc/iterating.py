@@ -62,3 +62,5 @@ def _serve(handler: Callable[[Requests], Iterator[bytes]], requests: Requests) -
         requests.call.finish(end.code, end.details)
     else:
         requests.call.finish()
+    finally:  # else a handler that failed would leave its client waiting; nothing happens after an end
+        requests.call.finish(Code.INTERNAL, "the call's handler failed")

@@ -18,6 +18,7 @@ from pilot_agent.sockets import BoundSocket, adopt_unix, heirlooms, listen_unix
 
 _ACCEPT_AGAIN_S: Final = 0.1
 _MOST_CONNECTIONS: Final = 256
+_PATIENCE_S: Final = 0.5  # at the end, with all clients that read nothing
 _log = get_logger("grpc")
 
 
@@ -84,8 +85,9 @@ class Server:
                 self._listener.shutdown(socket.SHUT_RDWR)
         with self._lock:
             connections = list(self._connections)
+        patience_until_s = time.monotonic() + _PATIENCE_S
         for connection in connections:
-            connection.close()
+            connection.close(patience_s=max(patience_until_s - time.monotonic(), 0.0))
 
     def begin(self, call: Call) -> None:
         """Find the call's method and let it serve (`connection.Host`)."""
@@ -99,7 +101,15 @@ class Server:
         elif not has_room:
             call.finish(Code.RESOURCE_EXHAUSTED, f"more than {self._calls_limit} calls at once")
         else:
+            self._serve_call(method, call)
+
+    @staticmethod
+    def _serve_call(method: Method, call: Call) -> None:
+        try:
             call.receiver = method(call)
+        except (OSError, RuntimeError) as error:  # no more descriptors or threads
+            _log.warn(f"call {call.headers[':path']} not served: {error}")
+            call.finish(Code.UNAVAILABLE, f"cannot be served now: {error}")
 
     def ended(self, _: Call) -> None:
         """Make room for another call (`connection.Host`)."""
@@ -120,11 +130,23 @@ class Server:
                 _log.warn(f"connection refused: there are {_MOST_CONNECTIONS} already")
                 end.close()
                 continue
-            connection = Connection(end, self, limit_bytes=self._limit_bytes)
-            with self._lock:
-                self._connections.add(connection)
-            self._spawn("connection", partial(self._serve, connection))
+            self._take(end)
         self._listener.close()
+
+    def _take(self, end: socket.socket) -> None:
+        connection = Connection(end, self, limit_bytes=self._limit_bytes)
+        with self._lock:
+            self._connections.add(connection)
+        try:
+            self._spawn("connection", partial(self._serve, connection))
+        except RuntimeError as error:
+            _log.warn(f"connection refused: {error}")
+            with self._lock:
+                self._connections.discard(connection)
+            connection.release()
+            self._ended.wait(_ACCEPT_AGAIN_S)
+        if self._ended.is_set():  # `quit` may not have seen this one
+            connection.close()
 
     def _serve(self, connection: Connection) -> None:
         try:

@@ -33,12 +33,21 @@ class Code(IntEnum):
         return "OK" if self is Code.OK else self.name.title().replace("_", "")
 
 
-_LONGEST_DETAILS: Final = 4096
+_LONGEST_DETAILS_BYTES: Final = 4096
 
 
 def percent_encoded(details: str) -> bytes:
-    """Return `grpc-message` as it goes on the wire; what is longer than 4,096 characters is cut."""
-    text = details[:_LONGEST_DETAILS].encode(errors="replace")
-    return b"".join(
-        b"%c" % each if 0x20 <= each <= 0x7E and each != 0x25 else b"%%%02X" % each for each in text
-    )
+    """Return `grpc-message` as it goes on the wire, cut where that would exceed 4,096 bytes.
+
+    So trailers fit into one frame, and into the 8 KiB of metadata that gRPC's clients take.
+    """
+    found = bytearray()
+    for character in details[:_LONGEST_DETAILS_BYTES]:
+        encoded = b"".join(
+            b"%c" % each if 0x20 <= each <= 0x7E and each != 0x25 else b"%%%02X" % each
+            for each in character.encode(errors="replace")
+        )
+        if len(found) + len(encoded) > _LONGEST_DETAILS_BYTES:
+            break
+        found += encoded
+    return bytes(found)

@@ -77,7 +77,11 @@ class SdsServer:
         session = Session(next(self._numbers), self._serving, variant)
         with self._lock:
             self._sessions.add(session)
-        return _SdsCall(call, session, self._forget)
+        try:
+            return _SdsCall(call, session, self._forget)
+        except RuntimeError:  # no more threads
+            self._forget(session)
+            raise
 
     def _fetch(self, requests: Requests) -> Iterator[bytes]:
         session = Session(next(self._numbers), self._serving)

@@ -63,7 +63,11 @@ class _AdsCall:
         self._call, self._host = call, host
         self._stream = host.accept(variant, _generation(call))
         self._is_closed, self._lock = False, threading.Lock()
-        threading.Thread(target=self._respond, name=f"ads-{self._stream.name}", daemon=True).start()
+        try:
+            threading.Thread(target=self._respond, name=f"ads-{self._stream.name}", daemon=True).start()
+        except RuntimeError as error:  # no more threads
+            self._close(Outcome(Code.UNAVAILABLE, str(error)))
+            raise
 
     def message(self, body: bytes) -> None:
         self._host.received(len(body))

@@ -38,14 +38,19 @@ class Connection:
     def __init__(self, channel: "grpc.Channel", metadata: tuple[tuple[str, str | bytes], ...]) -> None:
         self.channel = channel
         self._metadata = metadata
+        self._call: IstiodCall | None = None
 
     def start(self, variant: Variant) -> "IstiodCall":
         """Begin the stream."""
         from pilot_agent.xds.istiod_call import IstiodCall  # noqa: PLC0415  # imports gRPC
 
-        return IstiodCall(self.channel, METHODS[variant], self._metadata)
+        self._call = IstiodCall(self.channel, METHODS[variant], self._metadata)
+        return self._call
 
     def close(self) -> None:
+        """End the stream too, if it has not ended; on the thread that reads it."""
+        if self._call is not None:
+            self._call.close()
         self.channel.close()
 
 

@@ -71,6 +71,15 @@ class IstiodCall:
         """End the stream; harmless when it has ended."""
         self._call.cancel(Code.CANCELLED.value, "cancelled by the agent")
 
+    def close(self) -> None:
+        """End the stream and hear gRPC's core out, for which closing the channel waits.
+
+        Only for the thread that reads.
+        """
+        self.cancel()
+        while self._is_awaiting():
+            self._next_event()
+
     def _is_awaiting(self) -> bool:
         with self._changed:
             return bool(self._due)

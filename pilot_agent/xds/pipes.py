@@ -26,10 +26,15 @@ _TAKEN: Final = b"\0"
 
 def make_leg() -> tuple["DownstreamEnd", tuple[int, int]]:
     """Return the downstream end of a new leg, and what `UpstreamEnd` is made of in the other process."""
-    (requests, far_requests), (responses, far_responses) = (
-        [each.detach() for each in socket.socketpair()] for _ in range(2)
-    )
-    return DownstreamEnd(requests, responses), (far_requests, far_responses)
+    requests = socket.socketpair()
+    try:
+        responses = socket.socketpair()
+    except OSError:  # no more descriptors: the first two must not be lost as well
+        for each in requests:
+            each.close()
+        raise
+    ends = tuple(each.detach() for each in (*requests, *responses))
+    return DownstreamEnd(ends[0], ends[2]), (ends[1], ends[3])
 
 
 class _Pipe(socket.socket):
@@ -76,15 +81,29 @@ class _Outbox(_Pipe):
         super().__init__(descriptor)
         self._lock = threading.Lock()
         self._waiting: deque[bytes | memoryview] = deque()
+        self._is_over = False
 
     def put(self, body: bytes) -> None:
         with self._lock:
+            if self._is_over:
+                return
             parts: list[bytes | memoryview] = [_LENGTH.pack(len(body)), body]
             if self._waiting:
                 self._waiting.extend(parts)
             elif left := self._left_of(parts):
                 self._waiting.extend(left)
-                threading.Thread(target=self._drain, name="requests", daemon=True).start()
+                self._start_draining()
+
+    def _start_draining(self) -> None:
+        try:
+            threading.Thread(target=self._drain, name="requests", daemon=True).start()
+        except RuntimeError:  # no more threads: half a message is in the pipe, so the leg cannot go on
+            self._drop()
+            self.end()
+
+    def _drop(self) -> None:
+        self._is_over = True
+        self._waiting.clear()
 
     def _left_of(self, parts: list[bytes | memoryview]) -> list[bytes | memoryview]:
         """Send what the kernel takes at once; return the rest."""
@@ -93,6 +112,7 @@ class _Outbox(_Pipe):
         except BlockingIOError:
             return parts
         except OSError:  # the pipe is over, as the reader of the responses sees too
+            self._drop()
             return []
         left: list[bytes | memoryview] = []
         for part in parts:
@@ -106,8 +126,10 @@ class _Outbox(_Pipe):
         while part is not None:
             try:
                 self.sendall(part, _NOSIGNAL)
-            except OSError:
-                return  # what waits is for a leg that is over
+            except OSError:  # what waits is for a leg that is over
+                with self._lock:
+                    self._drop()
+                return
             with self._lock:
                 self._waiting.popleft()
                 part = self._waiting[0] if self._waiting else None
@@ -148,6 +170,7 @@ class UpstreamEnd(Generic[T]):
         self._requests = _Pipe(requests)
         self._responses = _Pipe(responses)
         self._insertions: deque[T] = deque()
+        self._inserted = -1  # for `__del__`, if there are no more descriptors
         self._inserted = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
         self._poll = select.poll()
         for each in (self._requests.fileno(), self._inserted):
@@ -155,7 +178,8 @@ class UpstreamEnd(Generic[T]):
         self._is_in_flight = False
 
     def __del__(self) -> None:
-        os.close(self._inserted)
+        if self._inserted >= 0:
+            os.close(self._inserted)
 
     def insert(self, item: T) -> None:
         """Have `receive` return this between two requests of Envoy's."""

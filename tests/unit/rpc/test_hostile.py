@@ -185,11 +185,90 @@ def test_padding_priority_and_continuation_are_understood(path: str) -> None:
     ids=["GET", "text"],
 )
 def test_what_is_no_grpc_is_answered_with_415(path: str, headers: list[tuple[str, str]]) -> None:
-    block = hpack.Encoder().encode([*headers, (":scheme", "http"), (":path", "/test/Echo")])
+    block = hpack.Encoder().encode([(":scheme", "http"), (":path", "/test/Echo"), *headers])
     got = converse(path, OPENING + frame(frames.HEADERS, 5, 1, block))
     (answer,) = [payload for kind, _, stream, payload in got if (kind, stream) == (frames.HEADERS, 1)]
     (status,) = hpack.Decoder().decode(answer)
     assert status[1] in {"415", b"415"}
+
+
+REQUEST = [
+    (":method", "POST"),
+    (":scheme", "http"),
+    (":path", "/test/Echo"),
+    ("content-type", "application/grpc"),
+]
+
+
+def answers(path: str, *pairs: list[tuple[str, str]], data: bytes = b"") -> list[tuple[int, int, int, bytes]]:
+    """Send header blocks for stream 1, the last ending it; return what stream 1 and the connection got."""
+    blocks = [hpack.Encoder().encode(each) for each in pairs]
+    sent = b"".join(
+        frame(frames.HEADERS, 4 if at < len(blocks) - 1 else 5, 1, b) for at, b in enumerate(blocks)
+    )
+    return [each for each in converse(path, OPENING + data + sent) if each[0] in {frames.HEADERS, 3, 7}]
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        pytest.param([*REQUEST, ("X-Name", "a")], id="upper case"),
+        pytest.param([*REQUEST, ("a b", "a")], id="a space in a name"),
+        pytest.param([*REQUEST, ("", "a")], id="no name"),
+        pytest.param([*REQUEST, ("a", "b\r\nc: d")], id="a line break in a value"),
+        pytest.param([(":other", "a"), *REQUEST], id="an unknown pseudo-header"),
+        pytest.param([(":status", "200"), *REQUEST], id="a pseudo-header of responses"),
+        pytest.param([*REQUEST, (":authority", "a")], id="a pseudo-header behind fields"),
+        pytest.param([REQUEST[0], *REQUEST], id="two methods"),
+        pytest.param([REQUEST[2], *REQUEST], id="two paths"),
+        pytest.param([*REQUEST[:2], (":path", ""), REQUEST[3]], id="an empty path"),
+        pytest.param(REQUEST[1:], id="no method"),
+        pytest.param([*REQUEST, ("connection", "close")], id="a header of HTTP/1.1"),
+        pytest.param([*REQUEST, ("transfer-encoding", "chunked")], id="chunked"),
+        pytest.param([*REQUEST, ("te", "gzip")], id="te"),
+    ],
+)
+def test_a_malformed_request_is_reset_and_the_connection_goes_on(
+    path: str, pairs: list[tuple[str, str]]
+) -> None:
+    assert answers(path, pairs) == [(frames.RST_STREAM, 0, 1, number(P))]
+
+
+def test_a_pseudo_header_among_trailers_resets_the_call(path: str) -> None:
+    assert answers(path, REQUEST, [(":authority", "a")]) == [(frames.RST_STREAM, 0, 1, number(P))]
+
+
+def test_trailers_end_a_request(path: str) -> None:
+    (end,) = answers(path, [*REQUEST, ("te", "trailers")], [("a", "b")])
+    assert end[:3] == (frames.HEADERS, frames.END_HEADERS | frames.END_STREAM, 1)
+
+
+def test_a_stream_cannot_be_used_again(path: str) -> None:
+    block = hpack.Encoder().encode(REQUEST, huffman=False)
+    twice = frame(frames.HEADERS, 5, 3, block) + frame(frames.HEADERS, 5, 1, HEADERS)
+    assert goaway_code(path, OPENING + twice) == P
+
+
+def test_empty_continuations_have_an_end(path: str) -> None:
+    endless = frame(frames.CONTINUATION, 0, 1) * 10_000
+    assert goaway_code(path, OPENING + frame(frames.HEADERS, 0, 1, HEADERS) + endless) == CALM
+
+
+def test_what_only_resembles_grpc_is_answered_with_415_and_let_go(path: str) -> None:
+    block = hpack.Encoder().encode([*REQUEST[:3], ("content-type", "application/grpc-web")])
+    got = [each[:3] for each in converse(path, OPENING + frame(frames.HEADERS, 4, 1, block))]
+    assert got[-2:] == [(frames.HEADERS, 5, 1), (frames.RST_STREAM, 0, 1)]
+
+
+def test_a_client_that_shrinks_the_dynamic_table_is_told_so_once(path: str) -> None:
+    """Source: RFC 7541, section 4.2; decoders take what comes without it for broken."""
+    settings_frame = frame(frames.SETTINGS, 0, 0, frames.settings({frames.HEADER_TABLE_SIZE: 0}))
+    data = frames.PREFACE + settings_frame + frame(frames.HEADERS, 5, 1, HEADERS)
+    blocks = [each[3] for each in converse(path, data + frame(frames.HEADERS, 5, 3, HEADERS)) if each[0] == 1]
+    assert [block[:1] for block in blocks] == [b"\x20", b"\x88"]
+    decoder = hpack.Decoder()
+    decoder.header_table_size = decoder.max_allowed_table_size = 0
+    assert next(each[1] for each in decoder.decode(blocks[0])) in {"200", b"200"}
 
 
 def test_silent_clients_are_dropped_and_others_are_not(tmp_path: Path) -> None:
