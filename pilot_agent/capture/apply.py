@@ -17,8 +17,9 @@ from pilot_agent.capture.changes import (
 )
 from pilot_agent.capture.errors import CaptureError, ExecutionError
 from pilot_agent.capture.options import CaptureOptions, CaptureSettings
+from pilot_agent.capture.ours import marks
 from pilot_agent.capture.programs import Command, Deferred, Programs
-from pilot_agent.capture.routes import Routes, TproxyRoute, tproxy_route
+from pilot_agent.capture.routes import Routes, TproxyRoute, remove_stale_routes, tproxy_route
 from pilot_agent.capture.rules import Rule, chains_of, restore_input, tables_of
 from pilot_agent.capture.saved import Saved, has_our_chains, our_chains, parse_saved
 from pilot_agent.capture.suspects import suspects
@@ -79,6 +80,8 @@ def _attempt(
         change.carry_out()
         for line in routes.configure(route, ipv6=options.ipv6):
             _log.info(line)
+        old_marks = set[int]().union(*(marks(one.saved) for one in looks.values()))
+        remove_stale_routes(old_marks, route, ipv6=options.ipv6)
     except CaptureError:
         programs.finish()
         routes.undo()
@@ -181,6 +184,8 @@ class _Change:
 
     def _family(self, one: Look, rules: list[Rule]) -> _Family:
         verdict = compare(rules, one.saved)
+        if one.backend.compares_loosely:
+            return _Family(one.backend, one.saved, rules, decided(verdict, verdict.unsure))
         commands = [one.backend.command(rule.command("C")) for rule in verdict.unsure]
         answers = zip(verdict.unsure, self._programs.run_all(commands), strict=True)
         missing = [rule for rule, completed in answers if completed.status != 0]
@@ -207,7 +212,7 @@ class _Change:
             tables = set(tables_of(one.rules))
             if self._settings.force_apply:
                 text = (
-                    replacement(one.saved, one.rules, tables)
+                    replacement(one.saved, one.rules, tables, by_place=one.backend.compares_loosely)
                     if one.conflicts or not one.verdict.different
                     else ""
                 )
@@ -227,7 +232,10 @@ class _Change:
             _log.info("Performing cleanup of existing iptables")
             _log.info("Applying iptables chains and rules")
             for one in self._families:
-                self._restore(one, replacement(one.saved, one.rules, one.verdict.different))
+                text = replacement(
+                    one.saved, one.rules, one.verdict.different, by_place=one.backend.compares_loosely
+                )
+                self._restore(one, text)
         finally:
             self._remove_guardrails()
 

@@ -1,11 +1,13 @@
 """Puts the rules of nftables in place: one transaction, whole or not at all."""
 
+from collections.abc import Iterable
+
 from pilot_agent.capture.errors import CaptureError
-from pilot_agent.capture.nftables import run_transaction, tables_there
+from pilot_agent.capture.nftables import marks_in, run_transaction, tables_there
 from pilot_agent.capture.nftables_rules import build_transaction, deletion
 from pilot_agent.capture.options import CaptureOptions
 from pilot_agent.capture.programs import Deferred, Programs
-from pilot_agent.capture.routes import Routes, tproxy_route
+from pilot_agent.capture.routes import Routes, remove_stale_routes, tproxy_route
 from pilot_agent.capture.suspects import suspects
 from pilot_agent.log import get_logger
 
@@ -26,12 +28,15 @@ def apply_nftables(options: CaptureOptions) -> None:
         return
     route = tproxy_route(options)
     programs, routes = Programs(), Routes()
-    lines += _stale(programs, lines)
+    there = tables_there(programs)
+    old_marks = marks_in(programs, (table for table in there if table.endswith("-mangle")))
+    lines += _stale(there, lines)
     with Deferred(programs):
         try:
             for line in routes.configure(route, ipv6=options.ipv6):
                 _log.info(line)
             run_transaction(programs, lines)
+            remove_stale_routes(old_marks, route, ipv6=options.ipv6)
         except CaptureError as error:
             programs.finish()
             routes.undo()
@@ -39,10 +44,10 @@ def apply_nftables(options: CaptureOptions) -> None:
     _say(lines)
 
 
-def _stale(programs: Programs, lines: list[str]) -> list[str]:
+def _stale(there: Iterable[str], lines: list[str]) -> list[str]:
     """Return what removes tables that an earlier configuration made and this one does not."""
     planned = {line.split()[-1] for line in lines if line.startswith("add table ")}
-    return [f"delete table inet {table}" for table in tables_there(programs) if table not in planned]
+    return [f"delete table inet {table}" for table in there if table not in planned]
 
 
 def _say(lines: list[str]) -> None:

@@ -54,6 +54,14 @@ class Backend(NamedTuple):
         """Return whether the place of the lock can be given in the environment."""
         return self.version >= _LOCKFILE_SINCE
 
+    @property
+    def compares_loosely(self) -> bool:
+        """Return whether `-C` and `-D` take a rule for another that differs in the values of its matches.
+
+        ip6tables of the legacy kind does, up to 1.8.9 at least: `--uid-owner 0` is found as `--uid-owner 7`.
+        """
+        return self.family == 6 and not self.is_nft
+
     def restore(self, text: str) -> Command:
         return Command((f"{self.name}-restore", "--noflush", *self.waiting), fitting(text))
 

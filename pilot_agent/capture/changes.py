@@ -17,19 +17,22 @@ GUARDRAILS = tuple(
 """What keeps packets in while the rules are exchanged."""
 
 
-def removal(saved: Saved, rules: Iterable[Rule] = ()) -> str:
-    """Return what removes everything of ours, whoever made it; `rules` are the current configuration's."""
-    return _tables({table: _removed(saved, table, list(rules)) for table in sorted(saved)})
+def removal(saved: Saved, rules: Iterable[Rule] = (), *, by_place: bool = False) -> str:
+    """Return what removes everything of ours, whoever made it; `rules` are the current configuration's.
+
+    `by_place`: rules are deleted by their number, since the program would find others by their words.
+    """
+    return _tables({table: _removed(saved, table, list(rules), by_place=by_place) for table in sorted(saved)})
 
 
-def replacement(saved: Saved, rules: Sequence[Rule], tables: Iterable[str]) -> str:
+def replacement(saved: Saved, rules: Sequence[Rule], tables: Iterable[str], *, by_place: bool = False) -> str:
     """Return what puts `rules` in the place of everything of ours in `tables`."""
     inputs = {}
     for table in sorted(tables):
         names = chains_of(rules, table)
         # A chain that is declared is emptied if it exists: nobody can see the table without it.
         fresh = [f":{name} - [0:0]" for name in names]
-        removed = _removed(saved, table, rules, kept=frozenset(names))
+        removed = _removed(saved, table, rules, kept=frozenset(names), by_place=by_place)
         inputs[table] = fresh + removed + [rule.line for rule in rules if rule.table == table]
     return _tables(inputs)
 
@@ -67,16 +70,23 @@ def guardrails_down(saved: Saved) -> str:
 
 
 def _removed(
-    saved: Saved, table: str, rules: Iterable[Rule], kept: frozenset[str] = frozenset()
+    saved: Saved,
+    table: str,
+    rules: Iterable[Rule],
+    kept: frozenset[str] = frozenset(),
+    *,
+    by_place: bool,
 ) -> list[str]:
     chains = saved.get(table, {})
     known: frozenset[tuple[str, str, Canonical]] = frozenset(
         (rule.table, rule.chain, canonical(rule.words)) for rule in rules
     )
-    found = [(chain, rule) for name, chain, rule in our_rules(saved, known) if name == table]
+    found = [one[1:] for one in our_rules(saved, known) if one[0] == table]
+    if by_place:
+        found = [(chain, place, str(place)) for chain, place, _ in sorted(found, reverse=True)]
     gone = [name for name in our_chains(chains) if name not in kept]
     return [
-        *(f"-D {chain} {rule}" for chain, rule in found),
+        *(f"-D {chain} {rule}" for chain, _, rule in found),
         *(f"-F {name}" for name in gone),
         *(f"-X {name}" for name in gone),
     ]

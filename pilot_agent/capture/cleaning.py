@@ -4,22 +4,20 @@ Both backends of iptables, both families, the tables of nftables, TPROXY's route
 not ours, and what is not there, is left alone.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from pilot_agent.capture.backend import NAMES, Look, legacy_is_used, look
 from pilot_agent.capture.changes import guardrails_down, removal
 from pilot_agent.capture.errors import CaptureError, ExecutionError
-from pilot_agent.capture.nftables import delete_tables, list_table, tables_there
+from pilot_agent.capture.nftables import delete_tables, marks_in, tables_there
 from pilot_agent.capture.options import CaptureSettings
+from pilot_agent.capture.ours import marks
 from pilot_agent.capture.programs import Programs
 from pilot_agent.capture.routes import remove_routes
-from pilot_agent.capture.rules import OURS, Rule
-from pilot_agent.capture.saved import Saved, canonical_line
+from pilot_agent.capture.rules import Rule
 from pilot_agent.log import get_logger
 
-_NFT_MARK: Final = re.compile(r"mark set (0x[0-9a-f]+)")
 _DEFAULT_MARK: Final = 1337
 
 _log = get_logger()
@@ -37,14 +35,14 @@ def clean(programs: Programs, settings: CaptureSettings, rules: Sequence[Rule] =
     _log.info("Performing cleanup of existing iptables")
     looks, tables, trouble = _look_around(programs)
     _remove_guardrails(programs, looks)
-    marks = {_DEFAULT_MARK} | _configured_mark(settings)
+    found = {_DEFAULT_MARK} | _configured_mark(settings)
     for one in looks:
-        marks |= _marks(one.saved)
+        found |= marks(one.saved)
         family = [rule for rule in rules if rule.family == one.backend.family]
         _remove(programs, one, family)
-    marks |= _clean_nftables(programs, tables)
+    found |= _clean_nftables(programs, tables)
     try:
-        remove_routes(marks)
+        remove_routes(found)
     except OSError as error:
         _log.warn(f"cannot look for routes of ours: {error.strerror}")
     if not looks and trouble:
@@ -80,7 +78,7 @@ def _remove_guardrails(programs: Programs, looks: Sequence[Look]) -> None:
 
 
 def _remove(programs: Programs, one: Look, rules: Sequence[Rule]) -> None:
-    text = removal(one.saved, rules)
+    text = removal(one.saved, rules, by_place=one.backend.compares_loosely)
     if not text:
         return
     _log.info(
@@ -99,24 +97,13 @@ def _remove(programs: Programs, one: Look, rules: Sequence[Rule]) -> None:
 
 
 def _clean_nftables(programs: Programs, tables: Sequence[str]) -> set[int]:
-    marks: set[int] = set()
+    found: set[int] = set()
     try:
-        for table in tables:
-            marks |= {int(mark, 16) for mark in _NFT_MARK.findall(list_table(programs, table))}
+        found = marks_in(programs, tables)
         if tables:
             delete_tables(programs)
     except CaptureError as error:
         _log.warn(f"cannot remove the tables of nftables: {error}")
-    return marks
-
-
-def _marks(saved: Saved) -> set[int]:
-    """Return the marks that our chains set or deliver with."""
-    found = set()
-    for name, chain in saved.get("mangle", {}).items():
-        for term in (term for rule in chain.rules for term in canonical_line(rule)):
-            if name.startswith(OURS) and term[1] in ("--set-xmark", "--tproxy-mark"):
-                found.add(int(term[2].partition("/")[0], 16))
     return found
 
 

@@ -1,10 +1,14 @@
 """Runs `nft`: transactions, and what our tables hold."""
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from pilot_agent.capture.errors import ExecutionError
 from pilot_agent.capture.nftables_rules import TABLES, deletion
 from pilot_agent.capture.programs import NOT_FOUND, Command, Completed, Programs
+
+_MARK: Final = re.compile(r"mark set (0x[0-9a-f]+)")
 
 
 def run_transaction(programs: Programs, lines: Iterable[str]) -> None:
@@ -28,13 +32,14 @@ def tables_there(programs: Programs) -> list[str]:
     return [table for table in TABLES if table in there]
 
 
-def list_table(programs: Programs, table: str) -> str:
-    """Return one table as nft prints it.
+def marks_in(programs: Programs, tables: Iterable[str]) -> set[int]:
+    """Return the marks that the rules of our tables set.
 
     Raises:
         ExecutionError: nft is missing or refused.
     """
-    return _check(programs.run(Command(("nft", "list", "table", "inet", table))))
+    listed = [_check(programs.run(Command(("nft", "list", "table", "inet", table)))) for table in tables]
+    return {int(mark, 16) for text in listed for mark in _MARK.findall(text)}
 
 
 def delete_tables(programs: Programs) -> None:

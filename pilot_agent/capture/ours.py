@@ -17,8 +17,8 @@ _TO_PROXY: Final = f"{OURS}REDIRECT"
 _TO_DNS_PROXY: Final = ("", "--to-ports", "15053")
 _ZONES: Final = {("", "--zone", "1"), ("", "--zone", "2")}
 
-Found = tuple[str, str, str]
-"""Table, chain, rule as printed."""
+Found = tuple[str, str, int, str]
+"""Table, chain, place in it (from 1), rule as printed."""
 
 
 def our_rules(saved: Saved, planned: frozenset[tuple[str, str, Canonical]] = frozenset()) -> list[Found]:
@@ -30,11 +30,21 @@ def our_rules(saved: Saved, planned: frozenset[tuple[str, str, Canonical]] = fro
     found: list[Found] = []
     for name, table in saved.items():
         for chain in BUILT_IN & table.keys():
-            for rule in table[chain].rules:
+            for place, rule in enumerate(table[chain].rules, 1):
                 form = canonical_line(rule)
                 known = _target(form).startswith(OURS) or (name, chain, form) in planned
                 if known or (istio_is_here and _has_our_shape(name, chain, form, table)):
-                    found.append((name, chain, rule))
+                    found.append((name, chain, place, rule))
+    return found
+
+
+def marks(saved: Saved) -> set[int]:
+    """Return the marks that our chains set or deliver with."""
+    found = set()
+    for name, chain in saved.get("mangle", {}).items():
+        for term in (term for rule in chain.rules for term in canonical_line(rule)):
+            if name.startswith(OURS) and term[1] in ("--set-xmark", "--tproxy-mark"):
+                found.add(int(term[2].partition("/")[0], 16))
     return found
 
 

@@ -11,12 +11,15 @@ from pilot_agent.capture.errors import ConfigurationError, ExecutionError
 from pilot_agent.capture.netlink import FwmarkRule, Netlink
 from pilot_agent.capture.options import CaptureOptions
 from pilot_agent.gotext import quote
+from pilot_agent.log import get_logger
 
 _SOURCE: Final = "::6"
 _BITS: Final = 128
 _LOOPBACK: Final = "lo"
 _WHOLE_MASK: Final = 0xFFFFFFFF
 _RESERVED_TABLES: Final = frozenset({0, 253, 254, 255})
+
+_log = get_logger()
 
 Undo = Callable[[Netlink], object]
 
@@ -108,7 +111,7 @@ def remove_routes(marks: Iterable[int]) -> None:
         interface = socket.if_nametoindex(_LOOPBACK)
         for family in (4, 6):
             try:
-                _remove_family(netlink, family, wanted, interface)
+                _remove_family(netlink, family, wanted, interface, kept=None)
             except OSError:
                 continue  # a kernel without this family has none of ours
         try:
@@ -117,14 +120,33 @@ def remove_routes(marks: Iterable[int]) -> None:
             return
 
 
-def _remove_family(netlink: Netlink, family: int, marks: set[int], interface: int) -> None:
+def remove_stale_routes(marks: Iterable[int], kept: TproxyRoute | None, *, ipv6: bool) -> None:
+    """Remove what runs with other flags have made for `marks`, and this one has not; rules told the marks."""
+    wanted = set(marks)
+    if not wanted:
+        return
+    try:
+        with Netlink() as netlink:
+            interface = socket.if_nametoindex(_LOOPBACK)
+            for family in (4, 6) if ipv6 else (4,):
+                _remove_family(netlink, family, wanted, interface, kept)
+    except OSError as error:
+        _log.warn(f"cannot remove routes of an earlier configuration: {error.strerror}")
+
+
+def _remove_family(
+    netlink: Netlink, family: int, marks: set[int], interface: int, kept: TproxyRoute | None
+) -> None:
     routes = netlink.routes(family)
     for rule in netlink.rules(family):
         in_table = [route for route in routes if route.table == rule.table]
         is_tproxy = all(route.local_default and route.interface == interface for route in in_table)
+        if kept is not None and (rule.mark, rule.table) == kept:
+            continue
         if rule.mark in marks and rule.table not in _RESERVED_TABLES and is_tproxy:
             netlink.delete_rule(rule)
-            netlink.delete_local_default(family, rule.table, interface)
+            if kept is None or rule.table != kept.table:
+                netlink.delete_local_default(family, rule.table, interface)
 
 
 def _number(flag: str, text: str) -> int:

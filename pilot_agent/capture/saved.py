@@ -121,10 +121,41 @@ def _value(flag: str, text: str) -> str:
 
             return str(ip_network(text, strict=False))
         if flag in _NUMBERS:
-            return ",".join(str(int(part)) for part in text.split(","))
+            return ",".join(_number_or_range(flag, part) for part in text.split(","))
         if flag in _MARKS:
             mark, _, mask = text.partition("/")
             return f"{int(mark, 0):#x}/{int(mask, 0) if mask else _ALL_BITS:#x}"
     except ValueError:
         return text
     return ",".join(sorted(text.split(","))) if flag == "--ctstate" else text
+
+
+def _number_or_range(flag: str, text: str) -> str:
+    low, colon, high = text.partition(":")
+    return (
+        f"{_number(flag, low or '0')}:{_number(flag, high or '65535')}" if colon else str(_number(flag, low))
+    )
+
+
+def _number(flag: str, text: str) -> int:
+    """Return what iptables prints for an id, a port or the name of one.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if text.isdigit():
+        return int(text)
+    try:
+        if flag == "--uid-owner":
+            from pwd import getpwnam  # noqa: PLC0415  # mostly it is a number
+
+            return getpwnam(text).pw_uid
+        if flag == "--gid-owner":
+            from grp import getgrnam  # noqa: PLC0415  # the same
+
+            return getgrnam(text).gr_gid
+        import socket  # noqa: PLC0415  # the same
+
+        return socket.getservbyname(text)
+    except (KeyError, OSError) as error:
+        raise ValueError(text) from error

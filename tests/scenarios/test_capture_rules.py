@@ -109,6 +109,55 @@ def test_other_rules_of_ours_are_replaced_only_when_asked(pod: Namespace, backen
     assert sorted(rules(pod)) == sorted(wanted)
 
 
+def without_priority(found: list[str]) -> list[str]:
+    return sorted(line.partition("\tfrom ")[2] or line for line in found)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "options",
+    [("--force-iptables-binary", "nft"), ("--force-iptables-binary", "legacy"), ("--native-nftables",)],
+    ids=["nft", "legacy", "native"],
+)
+def test_routes_of_an_earlier_configuration_go_with_its_rules(
+    pod: Namespace, options: tuple[str, ...]
+) -> None:
+    before = rules(pod)
+    earlier = (*INJECTED, "-m", "TPROXY", "-t", "77", "-r", "200")
+    for words in (
+        INJECTED,
+        (*INJECTED, "-m", "TPROXY", "-r", "200"),
+        (*INJECTED, "-m", "TPROXY", "-t", "77", "-r", "201"),
+    ):
+        apply(pod, *words, *options)
+        alone = without_priority(rules(pod))
+        apply(pod, "--cleanup-only")
+        apply(pod, *earlier, *options)
+
+        apply(pod, *words, *options, "--reconcile")
+        assert without_priority(rules(pod)) == alone
+        apply(pod, "--cleanup-only")
+        assert rules(pod) == before
+
+
+@pytest.mark.root
+def test_legacy_ip6tables_that_compares_too_little_does_not_mislead(pod: Namespace) -> None:
+    """Its `-C` and `-D` do not look at uids and marks: rules of others, or of another uid, look like ours."""
+    foreign = "-t mangle -A OUTPUT ! -d ::1/128 -o lo -p tcp -m owner --uid-owner 7 -j MARK --set-mark 9"
+    pod.run("ip6tables-legacy", *foreign.split())
+    before = rules(pod)
+    words = (*CASES["dns"], "-m", "TPROXY", "--force-iptables-binary", "legacy", "-u")
+    apply(pod, *words, "4711")
+    wanted = rules(pod)
+    apply(pod, "--cleanup-only")
+    assert rules(pod) == before
+
+    apply(pod, *words, "1337")
+    assert agent(pod, *words, "4711").returncode == 1
+    apply(pod, *words, "4711", "--reconcile")
+    assert sorted(rules(pod)) == sorted(wanted)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_applying_by_force_makes_the_same_rules_again(pod: Namespace, backend: str) -> None:

@@ -60,6 +60,9 @@ def test_what_save_prints_is_read_without_counters_and_other_tables() -> None:
         ),
         ("-m mark ! --mark 1338 -j RETURN", "-m mark ! --mark 0x53a -j RETURN"),
         ("-j CONNMARK --save-mark", "-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"),
+        ("-p tcp --dport 1024: -j RETURN", "-p tcp -m tcp --dport 1024:65535 -j RETURN"),
+        ("-m owner --uid-owner root -j RETURN", "-m owner --uid-owner 0 -j RETURN"),
+        ("-m owner --gid-owner root -j RETURN", "-m owner --gid-owner 0 -j RETURN"),
         ("-i ! -j RETURN", "-i ! -j RETURN"),
         ("-o -x -j RETURN", "-o -x -j RETURN"),
         ("-i a'b -j RETURN", "-i a'b -j RETURN"),
@@ -161,13 +164,13 @@ def test_rules_of_others_are_residue_and_no_delta() -> None:
 
 
 def test_a_rule_that_reads_otherwise_is_left_to_iptables_to_judge() -> None:
-    rules = build_rules(options_for("-b", "http"))
+    rules = build_rules(options_for("-b", "0120"))
     saved = in_kernel(rules)
     saved["nat"]["ISTIO_INBOUND"] = Chain(
         ("-p tcp --dport 15008 -j RETURN", "-p tcp --dport 80 -j ISTIO_IN_REDIRECT")
     )
 
-    assert [rule.words[3] for rule in compare(rules, saved).unsure] == ["http"]
+    assert [rule.words[3] for rule in compare(rules, saved).unsure] == ["0120"]
 
 
 FOREIGN: Saved = {
@@ -204,7 +207,10 @@ def test_a_removal_names_every_rule_of_ours_and_none_of_others(words: tuple[str,
         for name in ("PREROUTING", "OUTPUT")
         for rule in chains[name].rules
     }
-    assert set(found) == built_in
+    assert {(table, chain, rule) for table, chain, _, rule in found} == built_in
+    assert all(
+        merged(made, FOREIGN)[table][chain].rules[place - 1] == rule for table, chain, place, rule in found
+    )
     lines = removal(merged(made, FOREIGN)).splitlines()
     assert not any("DOCKER" in line or "foreign0" in line or "ACCEPT" in line for line in lines)
     assert {line[3:] for line in lines if line.startswith("-X")} == {
@@ -216,10 +222,20 @@ def test_an_exception_of_ours_is_known_behind_rules_of_others_by_its_way_to_the_
     made = in_kernel(build_rules(options_for("-k", "net1,net2", "-i", "10.0.0.0/8")))
     head: Saved = {"nat": {"PREROUTING": Chain(("-i foreign1 -j RETURN", "-p tcp --dport 9 -j DROP"))}}
 
-    found = {rule for _, _, rule in our_rules(merged(head, made))}
+    found = {rule for *_, rule in our_rules(merged(head, made))}
 
     assert {"-i net1 -j RETURN", "-i net2 -j RETURN"} < found
     assert "-i foreign1 -j RETURN" not in found
+
+
+def test_rules_are_deleted_by_their_place_last_first_where_words_do_not_tell_them_apart() -> None:
+    made = in_kernel(build_rules(options_for("-b", "80", "-c", "net1")))
+    saved = merged(FOREIGN, made)
+
+    lines = [line for line in removal(saved, by_place=True).splitlines() if line.startswith("-D PREROUTING")]
+
+    assert saved["nat"]["PREROUTING"].rules[2:] == ("-i net1 -j RETURN", "-p tcp -j ISTIO_INBOUND")
+    assert lines == ["-D PREROUTING 4", "-D PREROUTING 3"]
 
 
 def test_where_nothing_is_of_ours_nothing_is_removed() -> None:
