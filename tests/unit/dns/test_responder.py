@@ -1,6 +1,7 @@
 """What a client gets for a packet, read by dnspython: another implementation of the same formats."""
 
 import random
+import time
 
 import dns.exception
 import dns.flags
@@ -300,3 +301,27 @@ def test_what_dnspython_writes_with_compression_is_taken() -> None:
     for end in range(len(raw)):
         with pytest.raises(MalformedError):
             wire.check_reply(raw[:end], query.id, query.to_wire()[12:])
+
+
+def chained(pointers: int, records: int) -> bytes:
+    """Return a reply whose records all have a name of so many pointers, each to the one before."""
+    at = 12 + len(QUESTION) + 11
+    chain = bytearray(1)
+    for number in range(pointers - 1):
+        target = at if number == 0 else at + len(chain) - 2
+        chain += (0xC000 | target).to_bytes(2, "big")
+    last = at + len(chain) - 2 if pointers > 1 else at
+    first = b"\0\0\x10\0\1" + bytes(4) + len(chain).to_bytes(2, "big") + chain
+    more = ((0xC000 | last).to_bytes(2, "big") + b"\0\1\0\1" + bytes(6)) * records
+    return header(flags=0x8180, an=records + 1) + QUESTION + first + more
+
+
+def test_names_of_many_pointers_cost_no_time_worth_speaking_of() -> None:
+    wire.check_reply(chained(126, 5), 0x1234, QUESTION)
+    assert dns.message.from_wire(chained(126, 1), continue_on_error=True).id == 0x1234
+    began_s = time.process_time()
+    for pointers in (127, 8000):
+        with pytest.raises(MalformedError, match="compression pointers"):
+            wire.check_reply(chained(pointers, 4000), 0x1234, QUESTION)
+    wire.check_reply(chained(126, 5000), 0x1234, QUESTION)
+    assert time.process_time() - began_s < 2.0  # 0.2 on a quiet machine; six without a limit
