@@ -110,6 +110,7 @@ class HealthActor(RuntimeActor):
             notes.generations,
             self._generations_changed,
             ready_port=self._options.envoy_ready_port,
+            needs_listeners=self._options.needs_listeners,
             certificate_expired=self._certificate_expired,
         )
         self._bootstrap = GrpcBootstrapCheck(self._options.grpc_bootstrap_path)

@@ -39,6 +39,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     envoys: tuple[EnvoyFacts, ...] = ()  # oldest first
     last_exit: str = ""  # of the Envoy that ended last, in words
     listeners_gone: bool = False  # they were there, and refuse now
+    listeners_removed: bool = False  # a sidecar had some of istiod's, and has none now
     certificate_expired_s: float = (
         0.0  # since when the certificate that Envoy uses is expired; 0.0: it is not
     )
@@ -71,6 +72,8 @@ def _envoys(facts: Facts) -> str | None:
         return "the listeners were drained: /drain was called"
     if facts.listeners_gone:
         return "Envoy's listeners are gone: connections are refused"
+    if facts.listeners_removed:
+        return "Envoy's listeners are gone: the configuration that it accepted last has none"
     if facts.certificate_expired_s > 0:
         return f"the workload certificate that Envoy uses expired {facts.certificate_expired_s:.0f} s ago"
     return None

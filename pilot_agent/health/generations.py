@@ -30,6 +30,7 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
     drained: bool = False  # an operator has drained the listeners of those that live
     ever_ready: bool = False
     listened: bool = False  # Envoy's own readiness listener was seen to accept
+    configured: bool = False  # listeners of istiod's were seen
 
     def started(self, generation: int, epoch: int, admin_port: int, pid: int = 0) -> Self:
         """Note a new process; one that is known already keeps what it proved."""
@@ -55,6 +56,9 @@ class Generations(msgspec.Struct, frozen=True, kw_only=True):
 
     def listens(self) -> Self:
         return msgspec.structs.replace(self, listened=True)
+
+    def has_listeners(self) -> Self:
+        return msgspec.structs.replace(self, configured=True)
 
     def were_drained(self) -> Self:
         return msgspec.structs.replace(self, drained=True)

@@ -29,6 +29,7 @@ class ReadinessKeeper:
         changed: Callable[[Generations], None],
         *,
         ready_port: int = 15021,
+        needs_listeners: bool = False,
         certificate_expired: Callable[[], bool] = lambda: False,
     ) -> None:
         """`changed` is called, on whichever thread it happens, after each change worth keeping.
@@ -38,11 +39,13 @@ class ReadinessKeeper:
             generations: What is known already.
             changed: See above.
             ready_port: Envoy's own readiness listener.
+            needs_listeners: Without any listener of istiod's, once there was one, nothing is served. (A
+                router whose last Gateway was taken away has none rightly.)
             certificate_expired: Whether a workload certificate has expired, so that Envoy is to be asked
                 whether it uses it.
         """
         self._watch, self._certificate_expired = Watch(host, ready_port=ready_port), certificate_expired
-        self._host, self._changed = host, changed
+        self._host, self._changed, self._needs_listeners = host, changed, needs_listeners
         self._state = generations
         self._lock = threading.Lock()  # guards _state; never held during I/O
         self._asking = threading.Lock()  # one question at a time
@@ -101,11 +104,14 @@ class ReadinessKeeper:
                 break
         if seen.listens and not state.listened:
             self.apply(Generations.listens)
+        if seen.configured and not state.configured:
+            self.apply(Generations.has_listeners)
         return _facts(
             state,
             latch=latch,
             envoys=tuple(reversed(envoys)),
             listeners_gone=seen.listens is False and state.listened,
+            listeners_removed=self._needs_listeners and seen.configured is False and state.configured,
             certificate_expired_s=seen.expired_s,
         )
 
@@ -188,6 +194,7 @@ def _facts(
     latch: bool,
     envoys: tuple[EnvoyFacts, ...] = (),
     listeners_gone: bool = False,
+    listeners_removed: bool = False,
     certificate_expired_s: float = 0.0,
 ) -> Facts:
     return Facts(
@@ -198,5 +205,6 @@ def _facts(
         envoys=envoys,
         last_exit=state.last_exit,
         listeners_gone=listeners_gone,
+        listeners_removed=listeners_removed,
         certificate_expired_s=certificate_expired_s,
     )

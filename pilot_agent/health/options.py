@@ -18,6 +18,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
     source_address: str = "127.0.0.6"  # "::6" in IPv6 mode; traffic redirection lets it pass
     envoy_disabled: bool = False
     envoy_ready_port: int = 15021  # Envoy's own readiness listener
+    needs_listeners: bool = False  # without any of istiod's nothing is served: a sidecar
     latch: bool = False  # ready once is ready for ever, as in the reference
     grpc_bootstrap_path: str = ""  # empty: no such file, and no such check
     dns_expected: bool = False  # readiness waits for the first name table
@@ -38,6 +39,7 @@ class HealthOptions(msgspec.Struct, frozen=True, kw_only=True):
             admin_host="::1" if ipv6 else "127.0.0.1",
             source_address="::6" if ipv6 else "127.0.0.6",
             envoy_ready_port=environment.integer("ENVOY_STATUS_PORT", 15021),
+            needs_listeners=node.role == "sidecar",
             latch=environment.boolean("READINESS_LATCH", default=False),
             envoy_disabled=environment.boolean("DISABLE_ENVOY", default=False),
             grpc_bootstrap_path=grpc_bootstrap_path(environment),

@@ -18,6 +18,7 @@ import msgspec
 from pilot_agent.health import readiness
 from pilot_agent.health.admin import NoAnswerError, stats
 from pilot_agent.health.generations import Generation
+from pilot_agent.health.listeners import ACTIVE_FILTER, Listeners
 from pilot_agent.http import HttpError, fetch
 
 FRESH_S: Final = 1.0
@@ -36,7 +37,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     at_s: float
     refusal: str = ""
     silent_since_s: float | None = None  # when the first of the questions without an answer was asked
-    listens: bool | None = None  # None: could not be told
+    listens: bool | None = None  # its readiness listener does; None: could not be told
+    configured: bool | None = None  # it has listeners of istiod's; None: could not be told
     expired_s: float = 0.0  # for how long a certificate that Envoy uses has been expired
 
 
@@ -46,6 +48,7 @@ class Watch:
     def __init__(self, host: str, *, ready_port: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`host` is the loopback address of Envoy's ports, `ready_port` its own readiness listener."""
         self._host, self._ready_port, self._clock = host, ready_port, clock
+        self._listeners = Listeners(host, _ASK_S)
         self._seen: dict[int, Seen] = {}
         self._looking = threading.Lock()
 
@@ -70,10 +73,14 @@ class Watch:
     def _look(self, generation: Generation, last: Seen | None, *, certificate_expired: bool) -> Seen:
         now_s = self._clock()
         try:
-            answer = stats(self._host, generation, readiness.LIVE_FILTER + readiness.EPOCH_FILTER, _ASK_S)
+            asked = readiness.LIVE_FILTER + readiness.EPOCH_FILTER + ACTIVE_FILTER
+            answer = stats(self._host, generation, asked, _ASK_S)
             if readiness.epoch_refusal(answer, generation.epoch) is not None:
                 return Seen(at_s=self._clock())  # a newer epoch has the port: this one cannot be asked
             refusal = _refusal(answer)
+            configured = self._listeners.has_dynamic(
+                answer, generation=generation.generation, admin_port=generation.admin_port
+            )
         except (NoAnswerError, readiness.StatsError):
             since_s = now_s if last is None or last.silent_since_s is None else last.silent_since_s
             return Seen(at_s=self._clock(), silent_since_s=since_s)
@@ -81,6 +88,7 @@ class Watch:
             at_s=self._clock(),
             refusal=refusal,
             listens=self._listens(),
+            configured=configured,
             expired_s=self._expired_s(generation) if certificate_expired else 0.0,
         )
 

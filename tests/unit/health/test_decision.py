@@ -67,6 +67,11 @@ TABLE: list[tuple[str, Facts, str | None]] = [
         "Envoy's listeners are gone: connections are refused",
     ),
     (
+        "an accepted update has removed all listeners",
+        Facts(envoys=(SERVES,), listeners_removed=True),
+        "Envoy's listeners are gone: the configuration that it accepted last has none",
+    ),
+    (
         "drained by an operator",
         Facts(envoys=(SERVES,), drained=True),
         "the listeners were drained: /drain was called",

@@ -42,7 +42,7 @@ def test_the_stats_asked_for_are_those_of_the_reference_and_only_until_readiness
         assert asked.refusal() is None
         config = r"^(cluster_manager\.cds|listener_manager\.lds)\.(update_success|update_rejected)$"
         live = r"^(server\.state|listener_manager\.workers_started)"
-        watched = live + r"|^server\.hot_restart_epoch$"
+        watched = live + r"|^server\.hot_restart_epoch$|^listener_manager\.total_listeners_active$"
         assert envoy.asked == [f"/stats?usedonly&filter={each}" for each in (config, live, live, watched)]
     assert asked.refusal() is None, "a dead admin port does not take back at once what was earned"
 

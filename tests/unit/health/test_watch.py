@@ -96,6 +96,29 @@ def test_whether_the_listener_is_there_is_told_by_a_connection(envoy: FakeEnvoyA
     assert watch.seen(generation(envoy.port), certificate_expired=False).listens is False
 
 
+def test_listeners_of_istiod_are_told_from_those_of_the_bootstrap(envoy: FakeEnvoyAdmin) -> None:
+    dump = "/config_dump"
+    envoy.pages[dump] = b'{"configs": [{"listener": {}}, {"listener": {}}]}'
+    clock = Clock()
+    watch = Watch("127.0.0.1", ready_port=closed_port(), clock=clock)
+    told = []
+    for active in (None, 40, 3, 2, 3):
+        if active is not None:
+            envoy.stats["listener_manager.total_listeners_active"] = active
+        told.append(watch.seen(generation(envoy.port), certificate_expired=False).configured)
+        clock.now_s += 1.1
+    assert told == [None, True, True, False, True]
+    assert len([target for target in envoy.asked if target.startswith(dump)]) == 1
+
+
+@pytest.mark.parametrize("page", [b"", b"[]", b"not json", b"x" * (2 << 20)])
+def test_listeners_that_cannot_be_counted_are_no_reason(envoy: FakeEnvoyAdmin, page: bytes) -> None:
+    envoy.pages["/config_dump"] = page
+    envoy.stats["listener_manager.total_listeners_active"] = 2
+    watch = Watch("127.0.0.1", ready_port=closed_port())
+    assert watch.seen(generation(envoy.port), certificate_expired=False).configured is None
+
+
 def certs(*ends: str, uri: str = "spiffe://cluster.local/ns/a/sa/b") -> bytes:
     chain = [
         {"subject_alt_names": [{"uri": uri}], "expiration_time": end, "serial_number": "1"} for end in ends
