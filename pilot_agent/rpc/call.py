@@ -46,11 +46,14 @@ class Call:
         self.has_begun = False  # the response's headers are written; the writer's lock
         self.receiver: Receiver | None = None
         self._connection = connection
-        self._limit_bytes = limit_bytes
+        self.limit_bytes = limit_bytes
         self._received = bytearray()
 
     def send(self, body: bytes) -> bool:
-        """Write one response, waiting while the client wants no more; return whether it was taken."""
+        """Write one response, waiting while the client wants no more; return whether it was taken.
+
+        Not for the connection's thread: it is the one that hears that the client wants more.
+        """
         prefix, at, size = _PREFIX.pack(0, len(body)), 0, _PREFIX.size + len(body)
         view = memoryview(body)
         while at < size:
@@ -74,8 +77,8 @@ class Call:
             is_compressed, length = _PREFIX.unpack_from(received)
             if is_compressed:
                 self._refuse(Code.UNIMPLEMENTED, "compressed messages are not understood: use identity")
-            elif length > self._limit_bytes:
-                text = f"grpc: received message larger than max ({length} vs. {self._limit_bytes})"
+            elif length > self.limit_bytes:
+                text = f"grpc: received message larger than max ({length} vs. {self.limit_bytes})"
                 self._refuse(Code.RESOURCE_EXHAUSTED, text)
             elif len(received) < _PREFIX.size + length:
                 return

@@ -8,6 +8,9 @@ from typing import Final
 from pilot_agent.rpc.call import Call, Method
 from pilot_agent.rpc.status import Code
 
+_MOST_WAITING: Final = 2  # as many of the largest requests
+_OVERHEAD_BYTES: Final = 64  # of an empty one
+
 
 class CallEnded(Exception):  # noqa: N818  # an outcome that a handler chooses, like StopIteration
     """Raised by a handler: the call ends with this status."""
@@ -17,28 +20,52 @@ class CallEnded(Exception):  # noqa: N818  # an outcome that a handler chooses, 
         self.code, self.details = code, details
 
 
+def _nothing() -> None: ...
+
+
 class Requests:
     """The requests of a call, in order. Iteration ends when the client half-closes or is gone."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.is_cancelled = False
-        self.on_cancel: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()
+        self._is_cancelled = False
+        self._on_cancel: Callable[[], None] = _nothing
+        self._waiting_bytes = 0
         self._queue: Final[queue.SimpleQueue[bytes | None]] = queue.SimpleQueue()
 
     def message(self, body: bytes) -> None:
-        self._queue.put(body)
+        with self._lock:
+            self._waiting_bytes += len(body) + _OVERHEAD_BYTES
+            is_too_much = self._waiting_bytes > _MOST_WAITING * self.call.limit_bytes
+        if is_too_much:
+            self.call.finish(Code.RESOURCE_EXHAUSTED, "more requests than are answered")
+            self.cancelled()
+        else:
+            self._queue.put(body)
 
     def half_closed(self) -> None:
         self._queue.put(None)
 
     def cancelled(self) -> None:
-        self.is_cancelled = True
+        with self._lock:
+            self._is_cancelled = True
+            on_cancel, self._on_cancel = self._on_cancel, _nothing
         self._queue.put(None)
-        self.on_cancel()
+        on_cancel()
+
+    def when_cancelled(self, then: Callable[[], None]) -> None:
+        """Have `then` called once, without delay if the client is gone already."""
+        with self._lock:
+            if not self._is_cancelled:
+                self._on_cancel = then
+                return
+        then()
 
     def __iter__(self) -> Iterator[bytes]:
         while (body := self._queue.get()) is not None:
+            with self._lock:
+                self._waiting_bytes -= len(body) + _OVERHEAD_BYTES
             yield body
 
 

@@ -85,7 +85,7 @@ class SdsServer:
 
     def _fetch(self, requests: Requests) -> Iterator[bytes]:
         session = Session(next(self._numbers), self._serving)
-        requests.on_cancel = session.end
+        requests.when_cancelled(session.end)
         for request in requests:
             try:
                 yield session.fetch(request)

@@ -1,5 +1,6 @@
 """What many threads write to one client stands in an order that HTTP/2 allows, and nothing is lost by it."""
 
+import itertools
 import queue
 import socket
 import struct
@@ -83,6 +84,8 @@ class Raw:
 class Place:
     def __init__(self, path: str) -> None:
         self.begun: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.release = threading.Event()
         self.path = path
         self.server = Server(
             {
@@ -90,6 +93,7 @@ class Place:
                 "/test/Fails": iterating(_fails),
                 "/test/Explains": iterating(_explains),
                 "/test/NoThreads": _no_threads,
+                "/test/Stuck": iterating(self._stuck),
             },
             name="order",
             calls_limit=100,
@@ -97,6 +101,12 @@ class Place:
         )
         self.server.listen(path)
         self.server.start()
+
+    def _stuck(self, requests: Requests) -> Iterator[bytes]:
+        requests.when_cancelled(lambda: self.told.put("cancelled"))
+        self.release.wait(20)
+        requests.when_cancelled(lambda: self.told.put("cancelled"))
+        yield b""
 
 
 @pytest.fixture
@@ -176,6 +186,17 @@ def test_a_handler_that_fails_ends_its_call(place: Place, monkeypatch: pytest.Mo
         assert next(iter(call)) == b"a"
         assert call.code() is grpc.StatusCode.INTERNAL
     failures.get(timeout=10)
+
+
+def test_a_client_that_asks_faster_than_is_answered_is_refused(place: Place) -> None:
+    with grpc.insecure_channel(f"unix:{place.path}") as channel:
+        flood = channel.stream_stream("/test/Stuck", None, None)(itertools.repeat(b"x" * 100_000), timeout=20)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(flood)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert place.told.get(timeout=10) == "cancelled", "who waits is told, in time or late"
+    place.release.set()
+    assert place.told.get(timeout=10) == "cancelled"
 
 
 def test_a_call_that_cannot_be_begun_is_unavailable_and_others_go_on(place: Place) -> None:

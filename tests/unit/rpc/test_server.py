@@ -16,20 +16,27 @@ MIB = 1 << 20
 
 
 class Echo:
-    """Answers on the connection's thread what comes, and remembers how the call ended."""
+    """Answers what comes on a thread of its own, and remembers how the call ended."""
 
     def __init__(self, call: Call, ends: "queue.SimpleQueue[str]") -> None:
         self._call, self._ends = call, ends
+        self._queue: queue.SimpleQueue[bytes | str] = queue.SimpleQueue()
+        threading.Thread(target=self._answer, name="test-echo", daemon=True).start()
 
     def message(self, body: bytes) -> None:
-        self._call.send(body)
+        self._queue.put(body)
 
     def half_closed(self) -> None:
-        self._call.finish()
-        self._ends.put("half-closed")
+        self._queue.put("half-closed")
 
     def cancelled(self) -> None:
-        self._ends.put("cancelled")
+        self._queue.put("cancelled")
+
+    def _answer(self) -> None:
+        while isinstance(body := self._queue.get(), bytes):
+            self._call.send(body)
+        self._call.finish()
+        self._ends.put(body)
 
 
 def _refuse(_: Requests) -> Iterator[bytes]:
