@@ -19,7 +19,7 @@ from pilot_agent.capture.errors import CaptureError, ExecutionError
 from pilot_agent.capture.options import CaptureOptions, CaptureSettings
 from pilot_agent.capture.ours import marks
 from pilot_agent.capture.programs import Command, Deferred, Programs
-from pilot_agent.capture.routes import Routes, TproxyRoute, remove_stale_routes, tproxy_route
+from pilot_agent.capture.routes import Routes, TproxyRoute, tproxy_route
 from pilot_agent.capture.rules import Rule, chains_of, restore_input, tables_of
 from pilot_agent.capture.saved import Saved, has_our_chains, our_chains, parse_saved
 from pilot_agent.capture.suspects import suspects
@@ -77,11 +77,12 @@ def _attempt(
 ) -> None:
     change, routes = _Change(programs, options.settings, rules, looks), Routes()
     try:
+        if options.settings.reconcile or options.settings.force_apply:
+            old_marks = set[int]().union(*(marks(one.saved) for one in looks.values()))
+            routes.remove_stale(old_marks, route, ipv6=options.ipv6)
         change.carry_out()
         for line in routes.configure(route, ipv6=options.ipv6):
             _log.info(line)
-        old_marks = set[int]().union(*(marks(one.saved) for one in looks.values()))
-        remove_stale_routes(old_marks, route, ipv6=options.ipv6)
     except CaptureError:
         programs.finish()
         routes.undo()
@@ -254,7 +255,8 @@ class _Change:
         if self._guarded:
             _log.info("Removing guardrails")
         for one in self._guarded:
-            self._programs.run(one.backend.restore(guardrails_down(self._read(one.backend))))
+            down = one.backend.restore(guardrails_down(self._read(one.backend)))
+            check(self._programs.run(down), f"{one.backend.name}-restore")  # else all is put back
         self._guarded = []
 
     def _remove_lost_guardrails(self) -> None:

@@ -7,7 +7,7 @@ from pilot_agent.capture.nftables import marks_in, run_transaction, tables_there
 from pilot_agent.capture.nftables_rules import build_transaction, deletion
 from pilot_agent.capture.options import CaptureOptions
 from pilot_agent.capture.programs import Deferred, Programs
-from pilot_agent.capture.routes import Routes, remove_stale_routes, tproxy_route
+from pilot_agent.capture.routes import Routes, tproxy_route
 from pilot_agent.capture.suspects import suspects
 from pilot_agent.log import get_logger
 
@@ -33,10 +33,10 @@ def apply_nftables(options: CaptureOptions) -> None:
     lines += _stale(there, lines)
     with Deferred(programs):
         try:
+            routes.remove_stale(old_marks, route, ipv6=options.ipv6)
             for line in routes.configure(route, ipv6=options.ipv6):
                 _log.info(line)
             run_transaction(programs, lines)
-            remove_stale_routes(old_marks, route, ipv6=options.ipv6)
         except CaptureError as error:
             programs.finish()
             routes.undo()

@@ -98,9 +98,9 @@ class Netlink:
                 found.append(FwmarkRule(family, mark, mask, table, priority))
         return found
 
-    def add_rule(self, family: int, mark: int, table: int) -> None:
-        """Add `fwmark MARK lookup TABLE`; one more each time."""
-        self._change(_RTM_NEWRULE, _CREATE, _rule(FwmarkRule(family, mark, 0xFFFFFFFF, table, 0)))
+    def add_rule(self, rule: FwmarkRule) -> None:
+        """Add `fwmark MARK lookup TABLE`, one more each time; priority 0: above those that are there."""
+        self._change(_RTM_NEWRULE, _CREATE, _rule(rule))
 
     def delete_rule(self, rule: FwmarkRule) -> bool:
         return self._change(_RTM_DELRULE, 0, _rule(rule))

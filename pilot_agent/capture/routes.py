@@ -5,21 +5,19 @@ All of it is looked up first, so that a second run adds nothing, and all of it c
 
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, NamedTuple
 
 from pilot_agent.capture.errors import ConfigurationError, ExecutionError
 from pilot_agent.capture.netlink import FwmarkRule, Netlink
 from pilot_agent.capture.options import CaptureOptions
 from pilot_agent.gotext import quote
-from pilot_agent.log import get_logger
 
 _SOURCE: Final = "::6"
 _BITS: Final = 128
 _LOOPBACK: Final = "lo"
 _WHOLE_MASK: Final = 0xFFFFFFFF
 _RESERVED_TABLES: Final = frozenset({0, 253, 254, 255})
-
-_log = get_logger()
 
 Undo = Callable[[Netlink], object]
 
@@ -77,6 +75,25 @@ class Routes:
             raise ExecutionError(f"cannot configure routes and addresses: {error.strerror}") from error
         return said
 
+    def remove_stale(self, marks: Iterable[int], kept: TproxyRoute | None, *, ipv6: bool) -> None:
+        """Remove what runs with other flags have made for `marks` and this one does not want.
+
+        It comes before the rules that tell these marks go: after a kill, nobody would know them any more.
+
+        Raises:
+            ExecutionError: the kernel refused.
+        """
+        wanted = set(marks)
+        if not wanted:
+            return
+        try:
+            with Netlink() as netlink:
+                interface = socket.if_nametoindex(_LOOPBACK)
+                for family in (4, 6) if ipv6 else (4,):
+                    _remove_family(netlink, family, wanted, interface, kept=kept, undo=self._undo)
+        except OSError as error:
+            raise ExecutionError(f"cannot remove routes of an earlier run: {error.strerror}") from error
+
     def undo(self) -> None:
         """Take back, last first, what was added; what cannot be taken back any more is left."""
         if not self._undo:
@@ -95,7 +112,7 @@ class Routes:
     def _add_route(self, netlink: Netlink, family: int, route: TproxyRoute, interface: int) -> None:
         wanted = FwmarkRule(family, route.mark, _WHOLE_MASK, route.table, 0)
         if not any(rule._replace(priority=0) == wanted for rule in netlink.rules(family)):
-            netlink.add_rule(family, route.mark, route.table)
+            netlink.add_rule(wanted)
             self._undo.append(lambda again: again.delete_rule(wanted))
         if netlink.add_local_default(family, route.table, interface):
             self._undo.append(lambda again: again.delete_local_default(family, route.table, interface))
@@ -111,7 +128,7 @@ def remove_routes(marks: Iterable[int]) -> None:
         interface = socket.if_nametoindex(_LOOPBACK)
         for family in (4, 6):
             try:
-                _remove_family(netlink, family, wanted, interface, kept=None)
+                _remove_family(netlink, family, wanted, interface, kept=None, undo=[])
             except OSError:
                 continue  # a kernel without this family has none of ours
         try:
@@ -120,22 +137,14 @@ def remove_routes(marks: Iterable[int]) -> None:
             return
 
 
-def remove_stale_routes(marks: Iterable[int], kept: TproxyRoute | None, *, ipv6: bool) -> None:
-    """Remove what runs with other flags have made for `marks`, and this one has not; rules told the marks."""
-    wanted = set(marks)
-    if not wanted:
-        return
-    try:
-        with Netlink() as netlink:
-            interface = socket.if_nametoindex(_LOOPBACK)
-            for family in (4, 6) if ipv6 else (4,):
-                _remove_family(netlink, family, wanted, interface, kept)
-    except OSError as error:
-        _log.warn(f"cannot remove routes of an earlier configuration: {error.strerror}")
-
-
 def _remove_family(
-    netlink: Netlink, family: int, marks: set[int], interface: int, kept: TproxyRoute | None
+    netlink: Netlink,
+    family: int,
+    marks: set[int],
+    interface: int,
+    *,
+    kept: TproxyRoute | None,
+    undo: list[Undo],
 ) -> None:
     routes = netlink.routes(family)
     for rule in netlink.rules(family):
@@ -144,9 +153,14 @@ def _remove_family(
         if kept is not None and (rule.mark, rule.table) == kept:
             continue
         if rule.mark in marks and rule.table not in _RESERVED_TABLES and is_tproxy:
-            netlink.delete_rule(rule)
-            if kept is None or rule.table != kept.table:
-                netlink.delete_local_default(family, rule.table, interface)
+            if netlink.delete_rule(rule):
+                undo.append(partial(Netlink.add_rule, rule=rule))
+            if kept is not None and rule.table == kept.table:
+                continue
+            if netlink.delete_local_default(family, rule.table, interface):
+                undo.append(
+                    partial(Netlink.add_local_default, family=family, table=rule.table, interface=interface)
+                )
 
 
 def _number(flag: str, text: str) -> int:

@@ -31,9 +31,8 @@ def test_what_fails_in_the_middle_leaves_the_machine_as_it_was(
     before = rules(pod)
     program = "nft" if options else "ip6tables-nft-restore"
     script = 'printf "%s\nadd rule inet none none drop\n" "$input" | "$REAL" "$@"'
-    environment = wrapped(tmp_path, program, script if options else "echo x: broken >&2; exit 2")
-    if options:
-        (tmp_path / "nft").write_text((tmp_path / "nft").read_text().replace("*ISTIO*", "*istio*"))
+    script = script if options else "echo x: broken >&2; exit 2"
+    environment = wrapped(tmp_path, program, script, pattern="istio" if options else "ISTIO")
 
     ended = agent(pod, *CASES[case], *options, environment=environment)
 
@@ -101,6 +100,20 @@ def test_a_reconciliation_that_fails_puts_the_old_rules_back(pod: Namespace, tmp
 
     assert ended.returncode == 1
     assert "Removing guardrails" in ended.stdout
+    assert sorted(rules(pod)) == sorted(other)
+
+
+@pytest.mark.root
+def test_a_signal_while_guardrails_are_removed_leaves_none(pod: Namespace, tmp_path: Path) -> None:
+    apply(pod, *CASES["tproxy"])
+    other = rules(pod)
+    script = "kill -TERM $PPID; exec sleep 60"
+    environment = wrapped(tmp_path, "ip6tables-nft-restore", script, pattern="-D INPUT")
+
+    ended = agent(pod, *CASES["dns"], "--reconcile", environment=environment)
+
+    assert ended.returncode == -signal.SIGTERM
+    assert "-j DROP" not in pod.run("ip6tables-save").stdout
     assert sorted(rules(pod)) == sorted(other)
 
 

@@ -95,14 +95,14 @@ def rules(pod: Namespace) -> list[str]:
     return found + [line for line in native if "istio" in line]
 
 
-def wrapped(directory: Path, program: str, script: str) -> dict[str, str]:
-    """Return an environment in which `script` runs instead of `program` when rules of ours are its input."""
+def wrapped(directory: Path, program: str, script: str, *, pattern: str = "ISTIO") -> dict[str, str]:
+    """Return an environment in which `script` runs instead of `program` when `pattern` is in its input."""
     real = shutil.which(program)
     file = directory / program
     file.write_text(
         f"#!/bin/sh\ninput=$(cat)\nREAL={real}\n"
         'run() { printf "%s\\n" "$input" | "$REAL" "$@"; }\n'
-        f'case "$input" in *ISTIO*) {script};; *) run "$@";; esac\n',
+        f'case "$input" in *"{pattern}"*) {script};; *) run "$@";; esac\n',
         encoding="utf-8",
     )
     file.chmod(0o755)
