@@ -18,7 +18,7 @@ def run_transaction(programs: Programs, lines: Iterable[str]) -> None:
         ExecutionError: nft is missing or refused; nothing was changed.
     """
     text = "".join(f"{line}\n" for line in lines)
-    _check(programs.run(Command(("nft", "-f", "-"), text)))
+    _check(programs.run(Command(("nft", "-f", "-"), text), whole=True))
 
 
 def tables_there(programs: Programs) -> list[str]:

@@ -41,15 +41,16 @@ class Programs:
         """From now on nothing is interrupted any more: what was changed is put back."""
         self._finishing = True
 
-    def run(self, command: Command) -> Completed:
-        return self.run_all([command])[0]
+    def run(self, command: Command, *, whole: bool = False) -> Completed:
+        """Run a program; a `whole` one is not interrupted: killed, it could not tell what it has done."""
+        return self.run_all([command], whole=whole)[0]
 
-    def run_all(self, commands: Sequence[Command]) -> list[Completed]:
+    def run_all(self, commands: Sequence[Command], *, whole: bool = False) -> list[Completed]:
         """Run programs at the same time and return how each ended."""
         if self._interrupted and not self._finishing:
             return [Completed(-signal.SIGTERM, "", "not started any more")] * len(commands)
         started = [_Started(command) for command in commands]
-        self._running = {one.pid for one in started if one.pid}
+        self._running = set() if whole else {one.pid for one in started if one.pid}
         try:
             return [one.completed() for one in started]
         finally:

@@ -118,6 +118,23 @@ def test_a_signal_while_guardrails_are_removed_leaves_none(pod: Namespace, tmp_p
 
 
 @pytest.mark.root
+def test_a_signal_while_nft_commits_leaves_what_was_committed_with_its_routes(
+    pod: Namespace, tmp_path: Path
+) -> None:
+    apply(pod, *CASES["dns"], "--native-nftables")
+    wanted = rules(pod)
+    apply(pod, "--cleanup-only")
+    apply(pod, *CASES["tproxy"], "--native-nftables")
+    script = 'run "$@"; kill -TERM $PPID; exec sleep 0.2'
+    environment = wrapped(tmp_path, "nft", script, pattern="add table inet istio-proxy-raw")
+
+    ended = agent(pod, *CASES["dns"], "--native-nftables", environment=environment)
+
+    assert ended.returncode == -signal.SIGTERM
+    assert sorted(rules(pod)) == sorted(wanted)
+
+
+@pytest.mark.root
 def test_guardrails_that_a_killed_run_left_are_removed(pod: Namespace, tmp_path: Path) -> None:
     apply(pod, *CASES["injected"])
     whole = rules(pod)
