@@ -11,7 +11,7 @@ import msgspec
 
 from pilot_agent.log import get_logger
 from pilot_agent.status.compression import MIN_BYTES, compressed, wants_gzip
-from pilot_agent.status.messages import Answer, Request
+from pilot_agent.status.messages import Answer, Request, printable
 
 _RECEIVE_BYTES: Final = 16_384
 _SLOW_S: Final = 0.1  # for a first request
@@ -109,7 +109,7 @@ class Connection:
         try:
             return self._handler(request)
         except Exception as error:  # noqa: BLE001  # one request must not end the server that all probes need
-            _log.error(f"status server: {request.method} {request.path}: {error!r}")
+            _log.error(f"status server: {request.method} {printable(request.path)}: {error!r}")
             return Answer(status=500)
 
     def _request(self) -> Request | None:

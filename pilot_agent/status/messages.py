@@ -44,6 +44,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     afterwards: Callable[[], None] | None = None  # done when the answer was handed to the kernel
 
 
+def printable(sent: str) -> str:
+    """Return what a client sent, fit for the log: it forges no other line and moves no cursor."""
+    return "".join(char if char.isprintable() else f"%{ord(char):02X}" for char in sent)
+
+
 def text(status: int, body: str) -> Answer:
     """Return a plain answer as Go's `http.Error` makes it: a line feed is added, sniffing is switched off."""
     return Answer(

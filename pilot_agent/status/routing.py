@@ -43,6 +43,8 @@ def answer(routes: Sequence[Route], request: Request) -> Answer:
         return FORBIDDEN
     if route.method and request.method != route.method:
         return METHOD_NOT_ALLOWED
+    if route.method and request.header("origin") is not None:
+        return FORBIDDEN  # some site's page, in the browser of a person who forwards this port to loopback
     return route.handler(request)
 
 

@@ -16,7 +16,7 @@ from pilot_agent.status.app.answers import FAILED, PASSED, passed_on
 from pilot_agent.status.app.configuration import AppProber
 from pilot_agent.status.app.kept import Kept
 from pilot_agent.status.document import ProbeRow
-from pilot_agent.status.messages import TEXT, Answer, Request
+from pilot_agent.status.messages import TEXT, Answer, Request, printable
 from pilot_agent.status.turns import Turns
 
 _LONGEST_S: Final = 60.0
@@ -53,7 +53,7 @@ class AppProbes:
     def answer(self, request: Request) -> Answer:
         prober = self._options.probers.get(request.path)
         if prober is None:
-            _default_log.error(f"Prober does not exists url {request.path}")
+            _default_log.error(f"Prober does not exists url {printable(request.path)}")
             body = f"app prober config does not exists for {request.path}"
             return Answer(status=400, content_type=TEXT, body=body.encode())
         slots = self._slots[request.path]

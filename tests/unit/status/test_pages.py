@@ -233,3 +233,20 @@ def test_profiles_are_an_index_the_command_line_and_stacks_unless_switched_off(s
     assert b"thread MainThread\n" in get(port, "/debug/pprof/goroutine").body
     assert get(port, "/debug/pprof/heap").status == 404
     assert get(Port(serve, profiling=False).port, "/debug/pprof/").status == 404
+
+
+@pytest.mark.parametrize("path", ["/quitquitquit", "/drain", "/restart", "/dns"])
+def test_what_changes_the_agent_is_not_for_pages_of_other_sites(serve: Start, path: str) -> None:
+    """A browser may POST to localhost from any site's page, and says so."""
+    port = Port(serve)
+    answer = get(port.port, path, "Origin: null", "Content-Length: 0", method="POST")
+    assert answer.status == 403
+    assert port.backend.commands == []
+
+
+def test_a_path_forges_no_line_of_the_log(serve: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    port = Port(serve).port
+    assert get(port, "/app-health/%0A2026-01-01T00:00:00Z%09info%09forged%1B[2J").status == 400
+    written = capfd.readouterr().out
+    assert "url /app-health/%0A2026-01-01T00:00:00Z%09info%09forged%1B[2J" in written
+    assert "\x1b" not in written
