@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+from pilot_agent.status.messages import printable
+
 DEFAULT: Final = "text/plain;version=0.0.4"
 """What is asked for where nothing of the header is left."""
 
@@ -35,10 +37,12 @@ def negotiated(accept: str | None) -> Accepted:
     try:
         entries = _entries(accept or "")
     except ValueError as error:
-        complaint = f'Failed to parse Accept header "{accept or ""}": {error}'
+        complaint = printable(f'Failed to parse Accept header "{accept or ""}": {error}')
         return Accepted(envoy=DEFAULT, application=DEFAULT, complaint=complaint)
     application = _kept(entries, _FOR_APPLICATION)
-    complaint = "" if application else f'No recognized encodings found in Accept header "{accept}"'
+    complaint = (
+        "" if application else f'No recognized encodings found in Accept header "{printable(accept or "")}"'
+    )
     return Accepted(
         envoy=_written(_kept(entries, _FOR_ENVOY)), application=_written(application), complaint=complaint
     )
