@@ -4,7 +4,7 @@ import select
 import socket
 import ssl
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Self
 
@@ -38,10 +38,12 @@ class KeepingPeer:
             threading.Thread(target=self._talk, args=(sock, len(self.served) - 1), daemon=True).start()
 
     def _talk(self, sock: socket.socket, number: int) -> None:
-        with self._tls.wrap_socket(sock, server_side=True) if self._tls else sock as connection:
-            while self.served[number] < self._most and connection.recv(4096):
-                self.served[number] += 1
-                connection.sendall(self._answer)
+        with sock, suppress(OSError):  # the agent has closed what it cannot use again
+            talking = self._tls.wrap_socket(sock, server_side=True) if self._tls else sock
+            with talking:
+                while self.served[number] < self._most and talking.recv(4096):
+                    self.served[number] += 1
+                    talking.sendall(self._answer)
 
     def __enter__(self) -> Self:
         return self
