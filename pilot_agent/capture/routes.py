@@ -153,14 +153,14 @@ def _remove_family(
         if kept is not None and (rule.mark, rule.table) == kept:
             continue
         if rule.mark in marks and rule.table not in _RESERVED_TABLES and is_tproxy:
-            if netlink.delete_rule(rule):
-                undo.append(partial(Netlink.add_rule, rule=rule))
-            if kept is not None and rule.table == kept.table:
-                continue
-            if netlink.delete_local_default(family, rule.table, interface):
+            # The route first: after a kill in between, the rule still tells that something is left.
+            shared = kept is not None and rule.table == kept.table
+            if not shared and netlink.delete_local_default(family, rule.table, interface):
                 undo.append(
                     partial(Netlink.add_local_default, family=family, table=rule.table, interface=interface)
                 )
+            if netlink.delete_rule(rule):
+                undo.append(partial(Netlink.add_rule, rule=rule))
 
 
 def _number(flag: str, text: str) -> int:
