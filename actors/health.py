@@ -113,7 +113,9 @@ class HealthActor(RuntimeActor):
             needs_listeners=self._options.needs_listeners,
             certificate_expired=self._certificate_expired,
         )
-        self._bootstrap = GrpcBootstrapCheck(self._options.grpc_bootstrap_path)
+        self._bootstrap = GrpcBootstrapCheck(
+            self._options.grpc_bootstrap_path, beside_envoy=not self._options.envoy_disabled
+        )
         self._listener = adopt(context.settings(StatusListener))
         self._server: StatusServer | None = None
         self._checker: Checker | None = None

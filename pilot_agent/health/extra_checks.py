@@ -1,6 +1,7 @@
 """The readiness checks beside Envoy's: the gRPC bootstrap file, and the first name table."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any, Final
@@ -11,11 +12,12 @@ DNS_TEXT: Final = "istio DNS capture is turned ON and DNS lookup table is not re
 class GrpcBootstrapCheck:
     """The bootstrap file for proxyless gRPC can be read (asked once), and its certificate files exist.
 
-    Source: the reference's gRPC readiness probe.
+    Source: the reference's gRPC readiness probe. Beside an Envoy, certificate files that the agent cannot
+    write are a feature that is off, no reason to take the pod out of service.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, *, beside_envoy: bool = False) -> None:
+        self._path, self._beside_envoy = path, beside_envoy
         self._files: tuple[str, ...] | None = None
         self._lock = threading.Lock()
 
@@ -31,7 +33,14 @@ class GrpcBootstrapCheck:
             except (ValueError, AttributeError, TypeError) as error:
                 return f"failed loading {self._path}: {error}"
             missing = next((path for path in self._files if not Path(path).exists()), None)
-            return None if missing is None else f"{missing} does not exist"
+            if missing is None or (self._beside_envoy and not _can_be_written(Path(missing))):
+                return None
+            return f"{missing} does not exist"
+
+
+def _can_be_written(path: Path) -> bool:
+    nearest = next((each for each in path.absolute().parents if each.exists()), None)
+    return nearest is not None and nearest.is_dir() and os.access(nearest, os.W_OK)
 
 
 def _certificate_files(document: Any) -> tuple[str, ...]:  # Any: JSON from a file

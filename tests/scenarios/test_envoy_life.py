@@ -171,7 +171,8 @@ def test_with_two_epochs_alive_both_end_with_the_agent(workdir: Path, istiod: Is
             agent.kill()
         else:
             assert agent.quit() == 0
-            assert sorted(each.name for each in (agent.directory / "etc/istio/proxy").iterdir()) == []
+            left = {each.name for each in (agent.directory / "etc/istio/proxy").iterdir()}
+            assert left <= {"grpc-bootstrap.json"}  # which the reference leaves, too
         wait_for(lambda: gone(both), within_s=5, what="the end of both Envoys")
 
 

@@ -36,7 +36,7 @@ def test_a_full_volume_is_told_and_the_container_lives_as_soon_as_there_is_room(
                     os.write(file.fileno(), b"x" * 4096)
                 except OSError:
                     break
-        assert "No space left on device" in ended(pod.start())
+        assert "no space left on device" in ended(pod.start()).lower()
         stuffing.unlink()
         wait_ready(pod, pod.start())
 

@@ -31,3 +31,15 @@ def test_the_certificate_files_that_it_names_must_exist_at_each_check(tmp_path: 
     assert check.refusal() is None
     Path(files["private_key_file"]).unlink()
     assert check.refusal() == f"{files['private_key_file']} does not exist"
+
+
+def test_beside_an_envoy_files_in_a_place_that_cannot_be_written_are_no_reason(tmp_path: Path) -> None:
+    path = tmp_path / "grpc-bootstrap.json"
+    (tmp_path / "output").write_text("no directory")
+    chain = tmp_path / "output/cert-chain.pem"
+    config = {"certificate_file": str(chain)}
+    provider = {"plugin_name": "file_watcher", "config": config}
+    path.write_text(json.dumps({"certificate_providers": {"default": provider}}))
+
+    assert GrpcBootstrapCheck(str(path), beside_envoy=True).refusal() is None
+    assert GrpcBootstrapCheck(str(path)).refusal() == f"{chain} does not exist"
