@@ -1,8 +1,8 @@
 """`pilot-agent proxy`: from parsed flags to the running tree, in the reference's order.
 
-Two things are slow: importing gRPC, and making the first key. So everything that can end the agent
-with an error is looked at first, without gRPC; `before_heavy_imports` is where work for another process
-can begin; and `actors.tree`, which imports gRPC, comes last.
+Two things are slow: importing the actors, and making the first key. So everything that can end the agent
+with an error is looked at first, without them; `before_heavy_imports` is where work for another process
+can begin; and `actors.tree`, which imports every actor, comes last.
 """
 
 import os
