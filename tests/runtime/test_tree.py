@@ -42,7 +42,10 @@ class Tree:
             with client.makefile("rwb") as file:
                 file.write(json.dumps([command, *arguments]).encode() + b"\n")
                 file.flush()
-                return json.loads(file.readline())
+                answer = file.readline()
+        if not answer:
+            raise ConnectionResetError(f"{role} ended before it answered {command}")
+        return json.loads(answer)
 
     def pid(self, role: str) -> int:
         return int(self.ask(role, "state")["pid"])
