@@ -1,9 +1,8 @@
 """Makes the image that all actors are forked from: small, and without what few of them need.
 
-gRPC is not in it: UpstreamXdsActor alone, and the workers that speak with the CA, import it for themselves,
-while Envoy loads. gRPC imports `asyncio` and `grpc.aio`, which nothing here uses: placeholders in their
-place save 3.2 MB of memory and 20 to 40 ms (CPython 3.11, grpcio 1.85); whoever touches one gets the real
-module.
+gRPC is not in it: UpstreamXdsActor alone imports it for itself, while Envoy loads. gRPC imports `asyncio` and
+`grpc.aio`, which nothing here uses: placeholders in their place save 3.2 MB of memory and 20 to 40 ms
+(CPython 3.11, grpcio 1.85); whoever touches one gets the real module.
 """
 
 from typing import Final

@@ -18,6 +18,7 @@ from pilot_agent.security.work import KeyParameters, SignRequest
 
 IDENTITY_DIRECTORY: Final = "./var/run/secrets/workload-spiffe-uds"
 OWN_SOCKET: Final = "socket"
+POLICIES: Final = ("", "fips-140-2", "fips-140-3", "pqc")
 FILES_SOCKET: Final = "./var/run/secrets/credential-uds/files-socket"
 MOUNTED_DIRECTORY: Final = "./var/run/secrets/workload-spiffe-credentials"
 LEGACY_DIRECTORY: Final = "./etc/certs"
@@ -255,12 +256,20 @@ def _ca(environment: Environment, proxy_config: ProxyConfig) -> CaOptions:
             validity_s=int(environment.seconds("SECRET_TTL", 24 * 3600.0)),
             cert_signer=environment.string("ISTIO_META_CERT_SIGNER"),
             workload=_workload(environment),
+            compliance_policy=_compliance_policy(environment),
             headers=(
                 ("ClusterID", environment.string("ISTIO_META_CLUSTER_ID")),
                 *environment.items("CA_HEADER_"),
             ),
         ),
     )
+
+
+def _compliance_policy(environment: Environment) -> str:
+    policy = environment.string("COMPLIANCE_POLICY")
+    if policy not in POLICIES:
+        environment.warnings.append(f"unrecognized compliance policy: {policy!r}")
+    return policy
 
 
 def _workload(environment: Environment) -> str:

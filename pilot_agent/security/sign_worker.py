@@ -1,6 +1,6 @@
 """Has a CSR signed by istiod's CA. Runs in a short-lived worker process only.
 
-Every call has a channel of its own, so that a rotated root or a just-issued client certificate counts
+Every call has a connection of its own, so that a rotated root or a just-issued client certificate counts
 at once. Source: the reference's Citadel client.
 """
 
@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-import grpc
 import tenacity
 
 from pilot_agent.log import get_logger
+from pilot_agent.rpc import Code
+from pilot_agent.security.ca_call import CallFailed, call
 from pilot_agent.security.certificate import (
     CertificateError,
     certificate_facts,
@@ -21,9 +22,10 @@ from pilot_agent.security.certificate import (
     csr_public_key,
 )
 from pilot_agent.security.errors import CaError, CaRefused, CaUnavailable
-from pilot_agent.security.pem import assemble_chain
+from pilot_agent.security.pem import assemble_chain, blocks
 from pilot_agent.security.server_name import server_name
 from pilot_agent.security.status_code import go_code_of
+from pilot_agent.security.tls import Tls
 from pilot_agent.security.work import Signed, SignRequest, TokenRequest, decode, encode, failure
 from pilot_agent.wire import WireError, bytes_field, fields, message, text_field, varint_field
 
@@ -34,12 +36,12 @@ ATTEMPT_DEADLINE_S: Final = 10.0
 
 _HEADER_TEXT: Final = re.compile(r"[!-~]+")
 _RETRYABLE: Final = {
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
+    Code.CANCELLED,
+    Code.DEADLINE_EXCEEDED,
+    Code.RESOURCE_EXHAUSTED,
+    Code.ABORTED,
+    Code.INTERNAL,
+    Code.UNAVAILABLE,
 }
 _log = get_logger("citadelclient")
 _token_log = get_logger()
@@ -141,59 +143,62 @@ def _announce_retry(state: tenacity.RetryCallState) -> None:
 
 
 def _call(wanted: SignRequest) -> bytes:
-    request = encode_request(wanted.csr_pem, wanted.validity_s, wanted.cert_signer)
-    with _channel(wanted) as channel:
-        create = channel.unary_unary(METHOD, request_serializer=_same, response_deserializer=_same)
-        try:
-            answer: bytes = create(request, metadata=_metadata(wanted), timeout=ATTEMPT_DEADLINE_S)
-        except grpc.RpcError as error:
-            raise translate(error) from error
-    return answer
-
-
-def translate(error: grpc.RpcError) -> CaUnavailable | CaRefused:
-    """Return our error for a failed call; the status code decides if a retry can help."""
-    code = error.code()
-    kind = CaUnavailable if code in _RETRYABLE else CaRefused
-    return kind(f"create certificate: rpc error: code = {go_code_of(code.value[0])} desc = {error.details()}")
-
-
-def _channel(wanted: SignRequest) -> grpc.Channel:
-    if wanted.plaintext:
-        return grpc.insecure_channel(wanted.address)
-    name = server_name(wanted.address, wanted.server_name)
-    options = [("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)] if name else []
-    key, chain = _client_pair(wanted)
-    credentials = grpc.ssl_channel_credentials(_roots(wanted.root_path), key, chain)
-    return grpc.secure_channel(wanted.address, credentials, options)
-
-
-def _roots(path: str) -> bytes:
-    """Return the trust anchors; gRPC itself would take a broken file and only fail the handshake."""
     try:
-        data = Path(path).read_bytes()
-        check_certificates(data.decode(errors="replace"))
+        return call(
+            wanted.address,
+            METHOD,
+            encode_request(wanted.csr_pem, wanted.validity_s, wanted.cert_signer),
+            headers=_metadata(wanted),
+            tls=None if wanted.plaintext else _tls(wanted),
+            timeout_s=ATTEMPT_DEADLINE_S,
+        )
+    except CallFailed as error:
+        raise translate(error) from error
+
+
+def translate(error: CallFailed) -> CaUnavailable | CaRefused:
+    """Return our error for a failed call; the status code decides if a retry can help."""
+    kind = CaUnavailable if error.code in _RETRYABLE else CaRefused
+    return kind(f"create certificate: rpc error: code = {go_code_of(error.code)} desc = {error}")
+
+
+def _tls(wanted: SignRequest) -> Tls:
+    chain_path, key_path = _client_pair(wanted)
+    return Tls(
+        server_name=server_name(wanted.address, wanted.server_name) or wanted.address,
+        roots_pem=_roots(wanted.root_path),
+        client_chain_path=chain_path,
+        client_key_path=key_path,
+        policy=wanted.compliance_policy,
+    )
+
+
+def _roots(path: str) -> str:
+    """Return the trust anchors as PEM blocks alone."""
+    try:
+        text = Path(path).read_text(errors="replace")
+        check_certificates(text)
     except (OSError, ValueError) as error:
         raise CaUnavailable(f"create certificate: root CA file {path} is unusable: {error}") from error
-    return data
+    return "\n".join(blocks(text, "CERTIFICATE"))
 
 
-def _client_pair(wanted: SignRequest) -> tuple[bytes | None, bytes | None]:
-    """Return key and chain of the provisioned client certificate, if it is there and not expired."""
+def _client_pair(wanted: SignRequest) -> tuple[str, str]:
+    """Return the paths of the provisioned client certificate and its key, if it is there and not expired."""
     if not wanted.client_cert_path:
-        return None, None
+        return "", ""
     try:
-        chain, key = Path(wanted.client_cert_path).read_bytes(), Path(wanted.client_key_path).read_bytes()
-        not_after_s = certificate_facts(chain.decode(errors="replace")).not_after_unix_s
+        chain = Path(wanted.client_cert_path).read_text(errors="replace")
+        not_after_s = certificate_facts(chain).not_after_unix_s
     except (OSError, ValueError) as error:
         _log.warn(f"cannot load client certificate, use the token: {error}")
-        return None, None
+        return "", ""
     if not_after_s <= time.time():
         _log.warn(
             f"client certificate {wanted.client_cert_path} expired at {_instant(not_after_s)}, use the token"
         )
-        return None, None
-    return key, chain
+        return "", ""
+    return wanted.client_cert_path, wanted.client_key_path
 
 
 def _metadata(wanted: SignRequest) -> tuple[tuple[str, str], ...]:
@@ -226,7 +231,3 @@ def _token(path: str) -> str:
         _token_log.warn(f"token file {path} holds no token but {len(token)} characters of something else")
         return ""
     return token
-
-
-def _same(data: bytes) -> bytes:
-    return data

@@ -80,6 +80,7 @@ class SignRequest(NamedTuple):
     validity_s: int = 24 * 3600
     cert_signer: str = ""
     headers: tuple[tuple[str, str], ...] = ()  # (name, value), ClusterID among them
+    compliance_policy: str = ""  # COMPLIANCE_POLICY, which limits TLS
     workload: str = ""  # "/ns/NAMESPACE/sa/ACCOUNT" that the answer must be for; empty: any
 
     def __repr__(self) -> str:

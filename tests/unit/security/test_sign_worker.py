@@ -1,4 +1,5 @@
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -64,6 +65,24 @@ def test_a_csr_is_signed_over_tls_with_the_token_and_the_headers(ca: SmallCa, tm
         "x-extra": "a=b",
         "authorization": "Bearer good-token",
     }.items() <= headers.items()
+
+
+@pytest.mark.parametrize("policy", ["fips-140-2", "fips-140-3", "unheard-of"])
+def test_a_csr_is_signed_under_a_policy(ca: SmallCa, tmp_path: Path, policy: str) -> None:
+    assert signed(request_for(ca, tmp_path, compliance_policy=policy)).serial_number
+
+
+@pytest.mark.skipif(ssl.OPENSSL_VERSION_INFO >= (3, 5), reason="this OpenSSL can keep the policy")
+def test_a_policy_that_cannot_be_kept_is_said_and_the_ca_is_not_asked(ca: SmallCa, tmp_path: Path) -> None:
+    with pytest.raises(CaUnavailable, match=r"OpenSSL .* has no key exchange X25519MLKEM768"):
+        signed(request_for(ca, tmp_path, compliance_policy="pqc"))
+    assert not ca.requests
+
+
+def test_a_header_that_cannot_be_sent_is_named_and_its_value_is_not(ca: SmallCa, tmp_path: Path) -> None:
+    with pytest.raises(CaUnavailable, match="header 'x-extra' cannot be sent") as refusal:
+        signed(request_for(ca, tmp_path, headers=(("X-Extra", "secret\nwords"),)))
+    assert "secret" not in str(refusal.value)
 
 
 def test_the_request_says_on_the_wire_what_the_generated_message_says() -> None:
