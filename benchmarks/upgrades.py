@@ -32,10 +32,11 @@ from tests.support.agent import RealAgent
 from tests.support.versions import make_version
 
 _QUIET_S: Final = 3.0
-_RATE: Final = 180  # requests a second of each of the three kinds
+_RATE: Final = 200  # requests a second of each of the three kinds
 _LOOK_S: Final = 0.01
 _SETTLED_S: Final = 1.0
-_GAUGES: Final = "^control_plane.connected_state$|^cluster.sds-grpc.+streams_active$"
+_STATISTICS: Final = ("control_plane", "cluster.sds-grpc", "sds", "cluster.inbound")  # beside those of Istio
+_GAUGES: Final = "^control_plane.connected_state$|^cluster.sds-grpc.*streams_active$"
 _COUNTERS: Final = (
     "^cluster.(xds|sds)-grpc..*upstream_rq_total$|update_(failure|rejected)$|init_fetch_timeout$"
     "|^cluster_manager.cds.update_attempt$|^sds.default.update_attempt$"
@@ -80,7 +81,12 @@ def _sidecar(istiod: Istiod, directory: Path, mesh: Mesh) -> RealAgent:
         for workload in page.workloads
     ]
     (directory / "override.json").write_text(json.dumps({"static_resources": {"listeners": listeners}}))
-    return agent_for(istiod, directory, environment={"ISTIO_BOOTSTRAP_OVERRIDE": "override.json"})
+    return agent_for(
+        istiod,
+        directory,
+        environment={"ISTIO_BOOTSTRAP_OVERRIDE": "override.json"},
+        proxy_config={"proxyStatsMatcher": {"inclusionPrefixes": list(_STATISTICS)}},
+    )
 
 
 def _upgraded(agent: RealAgent, program: Path) -> float:
