@@ -1,4 +1,4 @@
-"""One request over HTTP/2, for applications that speak nothing else: gRPC, and TLS that chose `h2`.
+"""Requests over HTTP/2, for applications that speak nothing else: gRPC, and TLS that chose `h2`.
 
 The protocol is h2's part (2.1 MB, so only who probes such an application imports this); sockets, limits
 and deadlines are ours.
@@ -6,6 +6,7 @@ and deadlines are ours.
 
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 import h2.config
@@ -18,7 +19,7 @@ from pilot_agent.http.dial import Deadline, words
 from pilot_agent.http.errors import HttpTimeoutError, ProtocolError
 
 _RECEIVE_BYTES: Final = 65_536
-_STREAM: Final = 1
+_UNASKED_READS: Final = 16  # a peer that has more to say between two requests is let go
 _TIMED_OUT: Final = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
 
 
@@ -35,6 +36,84 @@ class Http2Answer(msgspec.Struct, kw_only=True):
         return next((value for key, value in (*self.headers, *self.trailers) if key == name), None)
 
 
+class Http2Connection:
+    """A connected socket that speaks HTTP/2: one request after the other, each on a stream of its own."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take the socket, which is this object's from now on."""
+        self._sock = sock
+        self._protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self._protocol.initiate_connection()
+        self._is_between_requests = True
+
+    def exchange(
+        self, deadline: Deadline, headers: Sequence[tuple[str, str]], *, body: bytes = b"", limit_bytes: int
+    ) -> Http2Answer:
+        """Send one request and read its answer.
+
+        `headers` begin with the pseudo-headers; names in lower case.
+
+        Raises:
+            HttpTimeoutError, ProtocolError: no whole answer (but a body that reached the limit is one).
+        """
+        self._is_between_requests = False
+        try:
+            return self._exchanged(deadline, headers, body, limit_bytes)
+        except TimeoutError as error:
+            raise HttpTimeoutError(_TIMED_OUT) from error
+        except OSError as error:
+            raise ProtocolError(f"read tcp: {words(error)}") from error
+        except h2.exceptions.ProtocolError as error:
+            raise ProtocolError(f"http2: {error}") from error
+
+    def is_usable(self) -> bool:
+        """Return whether another request can be sent; takes what the peer has sent unasked."""
+        try:
+            return self._is_between_requests and self._has_nothing_against_it()
+        except (OSError, h2.exceptions.ProtocolError):
+            return False
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _exchanged(
+        self, deadline: Deadline, headers: Sequence[tuple[str, str]], body: bytes, limit_bytes: int
+    ) -> Http2Answer:
+        protocol = self._protocol
+        stream = protocol.get_next_available_stream_id()
+        protocol.send_headers(stream, list(headers), end_stream=not body)
+        if body:
+            protocol.send_data(stream, body, end_stream=True)
+        answer = Http2Answer()
+        while True:
+            if pending := protocol.data_to_send():
+                self._sock.settimeout(deadline.remaining_s())
+                self._sock.sendall(pending)
+            self._sock.settimeout(deadline.remaining_s())
+            data = self._sock.recv(_RECEIVE_BYTES)
+            if not data:
+                raise ProtocolError("EOF" if not answer.status else "unexpected EOF")
+            events = protocol.receive_data(data)
+            for event in events:
+                if _taken(event, answer, protocol, limit_bytes):
+                    is_whole = isinstance(event, h2.events.StreamEnded)
+                    self._is_between_requests = is_whole and not _has_goodbye(events)
+                    return answer
+
+    def _has_nothing_against_it(self) -> bool:
+        self._sock.settimeout(0.0)
+        for _ in range(_UNASKED_READS):
+            try:
+                data = self._sock.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                return type(error).__name__ == "SSLWantReadError"  # TLS is not loaded where nobody wants it
+            if not data or _has_goodbye(self._protocol.receive_data(data)):
+                return False
+        return False
+
+
 def exchange(
     sock: socket.socket,
     deadline: Deadline,
@@ -43,48 +122,13 @@ def exchange(
     body: bytes = b"",
     limit_bytes: int,
 ) -> Http2Answer:
-    """Send one request over a connected socket, read its answer, and close the socket.
-
-    `headers` begin with the pseudo-headers; names in lower case.
-
-    Raises:
-        HttpTimeoutError, ProtocolError: no whole answer (but a body that reached the limit is one).
-    """
-    with sock:
-        try:
-            return _exchanged(sock, deadline, headers, body, limit_bytes)
-        except TimeoutError as error:
-            raise HttpTimeoutError(_TIMED_OUT) from error
-        except OSError as error:
-            raise ProtocolError(f"read tcp: {words(error)}") from error
-        except h2.exceptions.ProtocolError as error:
-            raise ProtocolError(f"http2: {error}") from error
+    """Do one `Http2Connection.exchange` over a connected socket, and close it."""
+    with closing(Http2Connection(sock)) as connection:
+        return connection.exchange(deadline, headers, body=body, limit_bytes=limit_bytes)
 
 
-def _exchanged(
-    sock: socket.socket,
-    deadline: Deadline,
-    headers: Sequence[tuple[str, str]],
-    body: bytes,
-    limit_bytes: int,
-) -> Http2Answer:
-    connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
-    connection.initiate_connection()
-    connection.send_headers(_STREAM, list(headers), end_stream=not body)
-    if body:
-        connection.send_data(_STREAM, body, end_stream=True)
-    answer = Http2Answer()
-    while True:
-        if pending := connection.data_to_send():
-            sock.settimeout(deadline.remaining_s())
-            sock.sendall(pending)
-        sock.settimeout(deadline.remaining_s())
-        data = sock.recv(_RECEIVE_BYTES)
-        if not data:
-            raise ProtocolError("EOF" if not answer.status else "unexpected EOF")
-        for event in connection.receive_data(data):
-            if _taken(event, answer, connection, limit_bytes):
-                return answer
+def _has_goodbye(events: Sequence[h2.events.Event]) -> bool:
+    return any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
 
 
 def _taken(
@@ -100,7 +144,7 @@ def _taken(
             answer.trailers = _texts(event.headers)
         case h2.events.DataReceived():
             answer.body = (answer.body + event.data)[:limit_bytes]
-            connection.acknowledge_received_data(event.flow_controlled_length, _STREAM)
+            connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             return len(answer.body) >= limit_bytes
         case h2.events.StreamReset() | h2.events.ConnectionTerminated():
             raise ProtocolError(f"http2: {type(event).__name__} with error code {event.error_code}")

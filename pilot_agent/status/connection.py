@@ -1,5 +1,6 @@
 """One client's connection: requests one after the other, with a limit on everything a client may send."""
 
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +11,13 @@ import h11
 import msgspec
 
 from pilot_agent.log import get_logger
-from pilot_agent.status.compression import MIN_BYTES, compressed, wants_gzip
+from pilot_agent.status.compression import MIN_BYTES, chosen, compressed
 from pilot_agent.status.messages import Answer, Request, printable
 
 _RECEIVE_BYTES: Final = 16_384
+OUR_TURN: Final = 4
+"""The first part of `rank` of who waits for us, and does not for long."""
+
 _SLOW_S: Final = 0.1  # for a first request
 _LONG_S: Final = 1.0  # for an answer
 _SEND_BYTES: Final = 65_536
@@ -45,22 +49,29 @@ class Connection:
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self._deadline_s: float | None = None  # of what is being received
         self._last_used_s = time.monotonic()
-        self._busy = self._has_served = False
+        self._asked_since_s = 0.0  # when the first request was waited for first; 0.0: not yet
+        self._is_waiting = False  # for the client; otherwise it is our turn
+        self._busy = self._has_served = self._is_held_back = False
 
     def rank(self) -> tuple[int, float]:
         """Return how much this client is wanted, the least first, and since when.
 
         First goes who is idle between two requests, then who is slow to send one, then who is being
         served for long. New ones stay longest: a prober's request takes milliseconds, and would never be
-        served while others keep all threads busy.
+        served while others keep all threads busy. Nobody is idle or slow whose bytes lie here unread, or
+        whom no thread has listened to yet: on a machine without time to spare that is our own slowness.
         """
-        age_s = time.monotonic() - self._last_used_s
-        if self._busy:
-            kind = 2 if age_s >= _LONG_S else 4
+        now_s = time.monotonic()
+        if self._is_held_back:
+            kind = 0
+        elif self._busy:
+            kind = 2 if now_s - self._last_used_s >= _LONG_S else OUR_TURN
+        elif not self._is_waiting or _has_unread(self._sock):
+            kind = OUR_TURN
         elif self._has_served:
             kind = 0
         else:
-            kind = 1 if age_s >= _SLOW_S else 3
+            kind = 1 if now_s - self._asked_since_s >= _SLOW_S else 3
         return kind, self._last_used_s
 
     def serve(self) -> None:
@@ -72,7 +83,9 @@ class Connection:
                 self._last_used_s, self._has_served = time.monotonic(), True
                 self._deadline_s = None  # an idle connection may stay: Envoy and probers keep theirs
                 if self._protocol.trailing_data[0]:
+                    self._is_held_back = True
                     time.sleep(self._limits.pipelined_pause_s)
+                    self._is_held_back = False
         except _GoneError:
             pass
         except h11.RemoteProtocolError as error:
@@ -156,11 +169,15 @@ class Connection:
         left_s = None if self._deadline_s is None else self._deadline_s - time.monotonic()
         if left_s is not None and left_s <= 0:
             raise _GoneError
-        self._sock.settimeout(left_s)
-        try:
-            return self._sock.recv(_RECEIVE_BYTES)
-        except TimeoutError as error:
-            raise _GoneError from error
+        self._asked_since_s = self._asked_since_s or time.monotonic()
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        self._is_waiting = True
+        came = poll.poll(None if left_s is None else left_s * 1000)
+        self._is_waiting = False  # before the bytes are read, so that they are always seen somewhere
+        if not came:
+            raise _GoneError
+        return self._sock.recv(_RECEIVE_BYTES)
 
     def _send(self, request: Request, reply: Answer) -> None:
         body, extra = _encoded(request, reply)
@@ -211,16 +228,27 @@ class Connection:
             return
 
 
+def _has_unread(sock: socket.socket) -> bool:
+    """Return whether something of the client's, its end perhaps, was not read yet."""
+    poll = select.poll()
+    try:
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):  # closed at this moment
+        return False
+
+
 def _encoded(request: Request, reply: Answer) -> tuple[bytes | Iterator[bytes], list[tuple[str, str]]]:
     """Return the body as it is sent, and the headers that say so."""
     if isinstance(reply.body, bytes) and len(reply.body) < MIN_BYTES:
         return reply.body, []
-    if request.method == "HEAD" or not wants_gzip(request.header("accept-encoding")):
+    encoding = None if request.method == "HEAD" else chosen(request.header("accept-encoding"))
+    if encoding is None:
         return reply.body, []
-    encoding = [("Content-Encoding", "gzip")]
+    headers: list[tuple[str, str]] = [("Content-Encoding", encoding)]
     if isinstance(reply.body, bytes):
-        return b"".join(compressed(iter((reply.body,)))), encoding
-    return compressed(reply.body), encoding
+        return b"".join(compressed(iter((reply.body,)), encoding)), headers
+    return compressed(reply.body, encoding), headers
 
 
 def _http_date() -> str:

@@ -5,14 +5,17 @@ import select
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 from pilot_agent.log import get_logger
-from pilot_agent.status.connection import Connection, Limits
+from pilot_agent.status.connection import OUR_TURN, Connection, Limits
 from pilot_agent.status.messages import Answer, Request
 
 _ACCEPT_PAUSE_S: Final = 0.1
+_CATCH_UP_S: Final = 0.01
+_LOOK_EVERY_S: Final = 0.001
 _SWITCH_S: Final = 0.0005
 """How long a busy thread keeps the interpreter; Python's own 5 ms, 64 times over, are 320 ms."""
 
@@ -76,16 +79,38 @@ class StatusServer:
 
     def _begin(self, sock: socket.socket, peer: str) -> None:
         _set_options(sock)
+        self._catch_up()
         connection = Connection(sock, peer, self._handler, self._limits)
         with self._lock:
-            crowded = len(self._connections) >= self._max_connections
-            leaving = _least_wanted(self._connections) if crowded else None
+            leaving = self._leaving()
             if leaving is not None:
                 self._connections.discard(leaving)
             self._connections.add(connection)
         if leaving is not None:
             leaving.end()
-        threading.Thread(target=self._run, args=(connection,), name="status", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, args=(connection,), name="status", daemon=True).start()
+        except RuntimeError as error:  # no more threads just now: this client is lost, the next may not be
+            _log.warn(f"status server: {error}: a client was turned away")
+            with self._lock:
+                self._connections.discard(connection)
+            sock.close()
+            self._ended.wait(_ACCEPT_PAUSE_S)
+
+    def _catch_up(self) -> None:
+        """Where everybody waits for us alone, give the threads a moment: a place may get free by itself."""
+        end_s = time.monotonic() + _CATCH_UP_S
+        while time.monotonic() < end_s:
+            with self._lock:
+                leaving = self._leaving()
+            if leaving is None or leaving.rank()[0] < OUR_TURN:
+                return
+            self._ended.wait(_LOOK_EVERY_S)
+
+    def _leaving(self) -> Connection | None:
+        """Return who has to go for a new one, None while there is a place. Locked."""
+        crowded = len(self._connections) >= self._max_connections
+        return min(self._connections, key=Connection.rank) if crowded else None
 
     def _run(self, connection: Connection) -> None:
         try:
@@ -93,10 +118,6 @@ class StatusServer:
         finally:
             with self._lock:
                 self._connections.discard(connection)
-
-
-def _least_wanted(connections: set[Connection]) -> Connection:
-    return min(connections, key=Connection.rank)
 
 
 def _set_options(sock: socket.socket) -> None:

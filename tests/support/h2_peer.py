@@ -63,6 +63,7 @@ class H2Peer:
         self._listener = socket.create_server((host, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[tuple[Headers, bytes]] = []
+        self.after_reply: Callable[[h2.connection.H2Connection], None] = lambda _: None
         self.peers: list[str] = []
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -116,22 +117,23 @@ class H2Peer:
                     body += event.data
                 elif isinstance(event, h2.events.StreamEnded):
                     self.requests.append((headers, body))
-                    self._reply(protocol, self._answer(headers, body))
+                    self._reply(protocol, event.stream_id, self._answer(headers, body))
+                    self.after_reply(protocol)
                     body = b""
             connection.sendall(protocol.data_to_send())
 
     @staticmethod
-    def _reply(protocol: h2.connection.H2Connection, reply: Reply | None) -> None:
+    def _reply(protocol: h2.connection.H2Connection, stream: int, reply: Reply | None) -> None:
         if reply is None:
             return
         headers, body, trailers = reply
-        protocol.send_headers(1, list(headers.items()), end_stream=not body and not trailers)
+        protocol.send_headers(stream, list(headers.items()), end_stream=not body and not trailers)
         if body:
             for at in range(0, len(body), 16_384):
                 last = at + 16_384 >= len(body)
-                protocol.send_data(1, body[at : at + 16_384], end_stream=last and not trailers)
+                protocol.send_data(stream, body[at : at + 16_384], end_stream=last and not trailers)
         if trailers:
-            protocol.send_headers(1, list(trailers.items()), end_stream=True)
+            protocol.send_headers(stream, list(trailers.items()), end_stream=True)
 
 
 def grpc_health(status: int, grpc_status: str = "0") -> Callable[[Mapping[str, str], bytes], Reply]:

@@ -5,7 +5,7 @@ Source: the reference's status server and the Go client behind it.
 
 import socket
 import zlib
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 import msgspec
@@ -14,8 +14,11 @@ from pilot_agent.http import Dialing, HttpTimeoutError, RedirectError, exchange_
 from pilot_agent.http.dial import Deadline, connect
 from pilot_agent.http.errors import HttpError, authority
 from pilot_agent.status.app.answers import BODY_LIMIT_BYTES
-from pilot_agent.status.app.kept import Kept, Place
+from pilot_agent.status.app.kept import Idle, IdleHttp1, Kept, Place
 from pilot_agent.status.messages import Headers
+
+if TYPE_CHECKING:
+    from pilot_agent.http.http2 import Http2Connection
 
 _LINGER_S: Final = 1
 _MOST_REQUESTS: Final = 10
@@ -102,7 +105,7 @@ def _asked(target: Target, host_header: str, headers: Headers, call: Call) -> _R
     kept = call.kept.take(target.place) if call.kept is not None else None
     if kept is not None:
         try:
-            return _over_http1(kept, target, host_header, headers, call)
+            return _over(kept, target, host_header, headers, call)
         except HttpTimeoutError:
             raise
         except HttpError:
@@ -110,9 +113,19 @@ def _asked(target: Target, host_header: str, headers: Headers, call: Call) -> _R
     alpn = ("h2", "http/1.1") if call.http2 else ()
     dialing = Dialing(source_address=call.source_address, linger_s=_LINGER_S, tls=target.tls, alpn=alpn)
     sock = connect(target.host, target.port, call.deadline, dialing)
+    connection: Idle = IdleHttp1(sock)
     if target.tls and getattr(sock, "selected_alpn_protocol")() == "h2":  # noqa: B009  # of an SSLSocket
-        return _over_http2(sock, target, host_header, headers, call.deadline)
-    return _over_http1(sock, target, host_header, headers, call)
+        from pilot_agent.http.http2 import Http2Connection  # noqa: PLC0415  # 2 MB that few probes need
+
+        connection = Http2Connection(sock)
+    return _over(connection, target, host_header, headers, call)
+
+
+def _over(connection: Idle, target: Target, host_header: str, headers: Headers, call: Call) -> _Reply:
+    """Ask over a connection, which is kept or closed afterwards."""
+    if isinstance(connection, IdleHttp1):
+        return _over_http1(connection.sock, target, host_header, headers, call)
+    return _over_http2(connection, target, host_header, headers, call)
 
 
 def _over_http1(
@@ -132,7 +145,7 @@ def _over_http1(
         except HttpError:
             pass  # its status counts; what there is of the body is passed on
         if call.kept is not None and (left_open := exchange.released()) is not None:
-            call.kept.give(target.place, left_open)
+            call.kept.give(target.place, IdleHttp1(left_open))
         return _Reply(
             status=exchange.status,
             body=body[:_RAW_LIMIT_BYTES],
@@ -142,17 +155,23 @@ def _over_http1(
 
 
 def _over_http2(
-    sock: socket.socket, target: Target, host_header: str, headers: Headers, deadline: Deadline
+    connection: "Http2Connection", target: Target, host_header: str, headers: Headers, call: Call
 ) -> _Reply:
-    from pilot_agent.http.http2 import exchange  # noqa: PLC0415  # 2 MB that few probes need
-
     pseudo = (
         (":method", "GET"),
         (":scheme", "https"),
         (":authority", host_header),
         (":path", target.path),
     )
-    answer = exchange(sock, deadline, (*pseudo, *headers), limit_bytes=_RAW_LIMIT_BYTES)
+    is_kept = False
+    try:
+        answer = connection.exchange(call.deadline, (*pseudo, *headers), limit_bytes=_RAW_LIMIT_BYTES)
+        if call.kept is not None and connection.is_usable():
+            call.kept.give(target.place, connection)
+            is_kept = True
+    finally:
+        if not is_kept:
+            connection.close()
     return _Reply(
         status=answer.status,
         body=answer.body,

@@ -3,7 +3,10 @@
 import select
 import socket
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:  # 2 MB that few probes need
+    from pilot_agent.http.http2 import Http2Connection
 
 Place = tuple[str, int, bool]
 """Host, port, whether TLS is spoken."""
@@ -13,29 +16,49 @@ _MOST: Final = 32
 """Idle ones. A redirect names its own port, so an application could otherwise have us keep any number."""
 
 
+class IdleHttp1:
+    """A socket that spoke HTTP/1.1."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def is_usable(self) -> bool:
+        """Return False where something came while nothing was asked: an end, or what is no answer of ours."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+Idle: TypeAlias = "IdleHttp1 | Http2Connection"
+"""A connection between two requests."""
+
+
 class Kept:
     """Idle connections, the newest taken first. Thread-safe."""
 
     def __init__(self) -> None:
-        self._idle: list[tuple[Place, socket.socket]] = []  # oldest first
+        self._idle: list[tuple[Place, Idle]] = []  # oldest first
         self._lock = threading.Lock()
 
-    def take(self, place: Place) -> socket.socket | None:
+    def take(self, place: Place) -> "Idle | None":
         """Return a connection to `place` that its other end has not closed; it is the caller's now."""
         while True:
             with self._lock:
                 at = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == place), None)
                 if at is None:
                     return None
-                _, sock = self._idle.pop(at)
-            if not _has_news(sock):
-                return sock
-            sock.close()
+                _, connection = self._idle.pop(at)
+            if connection.is_usable():
+                return connection
+            connection.close()
 
-    def give(self, place: Place, sock: socket.socket) -> None:
+    def give(self, place: Place, connection: Idle) -> None:
         """Keep a connection that is between two requests; the oldest are closed when there are too many."""
         with self._lock:
-            self._idle.append((place, sock))
+            self._idle.append((place, connection))
             of_place = [each for each in self._idle if each[0] == place]
             too_many = of_place[:-_MOST_OF_A_PLACE] or self._idle[:-_MOST]
             for each in too_many:
@@ -47,12 +70,5 @@ class Kept:
         """Close those that are idle."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for _, sock in idle:
-            sock.close()
-
-
-def _has_news(sock: socket.socket) -> bool:
-    """Return whether something came while nothing was asked: an end, or what is no answer of ours."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+        for _, connection in idle:
+            connection.close()
