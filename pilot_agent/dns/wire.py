@@ -74,7 +74,7 @@ def read_question(data: bytes) -> Question:
     labels, at = list[bytes](), HEADER_BYTES
     try:
         while length := data[at]:
-            if length > _MAX_LABEL:
+            if length > _MAX_LABEL or at > HEADER_BYTES + MAX_NAME_BYTES:
                 raise MalformedError(f"label of {length} bytes in the question at offset {at}")
             labels.append(data[at + 1 : at + 1 + length])
             at += 1 + length

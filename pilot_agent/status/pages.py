@@ -16,7 +16,7 @@ from pilot_agent.status.messages import TEXT, Answer, Request, text
 from pilot_agent.status.metrics.merged import Kind, Parts, Scrape, ScrapeOptions
 from pilot_agent.status.options import StatusOptions
 from pilot_agent.status.profiling import pprof
-from pilot_agent.status.routing import FORBIDDEN, Route, answer
+from pilot_agent.status.routing import FORBIDDEN, Handler, Route, answer
 from pilot_agent.status.turns import Turns
 from pilot_agent.status.view import HTML, NO_STORE, PAGE_HEADERS, names_this_machine, page, wants_page
 
@@ -63,6 +63,7 @@ class Pages:
 
     def _table(self, probes: AppProbes) -> tuple[Route, ...]:
         here = self._options.metrics_from_loopback_only
+        status = self._status if self._options.status_for_all else _named_here(self._status)
         profiles = Route(path="/debug/pprof/", handler=pprof(self._backend.command_line), loopback_only=True)
         return (
             *((profiles,) if self._options.profiling else ()),
@@ -72,10 +73,10 @@ class Pages:
             Route(path="/quitquitquit", handler=self._quit, loopback_only=True, method="POST"),
             Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
-            Route(path="/status", handler=self._status, loopback_only=not self._options.status_for_all),
-            Route(path="/debug/logs", handler=_logs, loopback_only=True),
+            Route(path="/status", handler=status, loopback_only=not self._options.status_for_all),
+            Route(path="/debug/logs", handler=_named_here(_logs), loopback_only=True),
             Route(path="/debug/ndsz", handler=self._name_table, loopback_only=True),
-            Route(path="/debug/xds", handler=self._xds_streams, loopback_only=True),
+            Route(path="/debug/xds", handler=_named_here(self._xds_streams), loopback_only=True),
             Route(path="/dns", handler=self._dns, loopback_only=True, method="POST"),
             Route(path="/app-health/", handler=probes.answer),
             Route(path="/app-lifecycle/", handler=probes.answer),
@@ -131,8 +132,6 @@ class Pages:
 
     def _status(self, request: Request) -> Answer:
         """Answer with JSON, or with the page that shows it, whichever is asked for."""
-        if not self._options.status_for_all and not names_this_machine(request.header("host") or ""):
-            return FORBIDDEN  # a browser that some site's name was made to lead here
         if wants_page(request):
             return Answer(content_type=HTML, headers=PAGE_HEADERS, body=page())
         body = msgspec.json.format(msgspec.json.encode(self._backend.status(self._probes.rows())), indent=2)
@@ -194,6 +193,15 @@ class _ReadinessLog:
             _log.warn(f"Envoy proxy is NOT ready: {refusal}")
         elif news:
             _log.info("Envoy proxy is ready")
+
+
+def _named_here(handler: Handler) -> Handler:
+    """Return a handler that refuses a browser which some site's name was made to lead here."""
+
+    def guarded(request: Request) -> Answer:
+        return handler(request) if names_this_machine(request.header("host") or "") else FORBIDDEN
+
+    return guarded
 
 
 def _ok(afterwards: Callable[[], None]) -> Answer:

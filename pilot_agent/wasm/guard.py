@@ -33,7 +33,7 @@ _ALWAYS_BLOCKED: Final = tuple(
         "fd00:ec2::/32",  # Amazon's metadata over IPv6
     )
 )
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64: Final = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 _REALM: Final = re.compile(r'\brealm\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))', re.IGNORECASE)
 _NAMES_REFUSED_AS_REALM: Final = ("metadata.google.internal", "localhost")
 
@@ -88,6 +88,17 @@ def check_realms(challenges: Iterable[str]) -> None:
             # A Basic challenge's realm is a title and no URL: nobody goes there.
             if problem and not (problem == _NO_URL and _scheme_before(challenge, match.start()) == "basic"):
                 raise UnsafeRealmError(f"rejected unsafe bearer realm {realm!r}: {problem}")
+
+
+def check_realm(realm: str) -> None:
+    """Look at a realm as it was read, with escapes undone: what it is asked for a token by.
+
+    Raises:
+        UnsafeRealmError: it is no place to send credentials to.
+    """
+    problem = _realm_problem(realm)
+    if problem:
+        raise UnsafeRealmError(f"rejected unsafe bearer realm {realm!r}: {problem}")
 
 
 def is_local(authority: str) -> bool:
@@ -146,7 +157,7 @@ def _meant(address: _Address) -> _Address:
     """Return the IPv4 address that an IPv6 one stands for, if it does."""
     if not isinstance(address, ipaddress.IPv6Address):
         return address
-    if address in _NAT64:
+    if any(address in each for each in _NAT64):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or address
 

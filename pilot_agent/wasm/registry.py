@@ -15,7 +15,7 @@ from pilot_agent.wasm.challenge import Challenge, read_challenges
 from pilot_agent.wasm.credentials import ANONYMOUS, Credentials
 from pilot_agent.wasm.download import save
 from pilot_agent.wasm.errors import ChecksumError, FetchError, ManifestError
-from pilot_agent.wasm.guard import BlockedAddressError, UnsafeRealmError, check_realms, is_local
+from pilot_agent.wasm.guard import BlockedAddressError, UnsafeRealmError, check_realm, check_realms, is_local
 from pilot_agent.wasm.image import (
     ACCEPTED,
     Descriptor,
@@ -223,6 +223,7 @@ class Registry:
 
     def _token(self, parameters: dict[str, str]) -> str:
         realm = parameters.get("realm", "")
+        check_realm(realm)
         query = {"service": parameters["service"]} if parameters.get("service") else {}
         query["scope"] = f"repository:{self._name.repository}:pull"
         credentials = self._credentials_for(realm)

@@ -41,9 +41,13 @@ def packed(**files: bytes) -> bytes:
 
 @dataclass
 class OciRegistry(Site):
-    """`realm` makes it ask for a token from there; `users` are asked for by that realm, or by Basic."""
+    """`realm` makes it ask for a token from there; `users` are asked for by that realm, or by Basic.
+
+    `challenge` is what it says instead, with `realm` in it or not.
+    """
 
     realm: str = ""
+    challenge: str = ""
     basic: bool = False
     users: dict[str, str] = field(default_factory=dict)
     tokens_given: list[Asked] = field(default_factory=list)
@@ -92,6 +96,8 @@ class OciRegistry(Site):
     def _challenge(self) -> str:
         if self.basic:
             return 'Basic realm="the registry"'
+        if self.challenge:
+            return self.challenge
         return f'Bearer realm="{self.realm}",service="test service",scope="repository:x:pull"'
 
     def _is_known(self, asked: Asked) -> bool:

@@ -325,3 +325,11 @@ def test_names_of_many_pointers_cost_no_time_worth_speaking_of() -> None:
             wire.check_reply(chained(pointers, 4000), 0x1234, QUESTION)
     wire.check_reply(chained(126, 5000), 0x1234, QUESTION)
     assert time.process_time() - began_s < 2.0  # 0.2 on a quiet machine; six without a limit
+
+
+def test_a_question_without_an_end_is_refused_as_soon_as_its_name_is_too_long() -> None:
+    endless = header() + b"\x01a" * 30_000
+    began_s = time.perf_counter()
+    for _ in range(100):
+        assert isinstance(responder.read_query(endless, tcp=True), Refusal)
+    assert time.perf_counter() - began_s < 0.2  # 5 ms each, walked to the end

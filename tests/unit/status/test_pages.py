@@ -8,11 +8,12 @@ import pytest
 from pilot_agent.status.counters import Counters
 from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
+from pilot_agent.status.messages import Request
 from pilot_agent.status.options import StatusOptions
 from pilot_agent.status.pages import Pages, Verb
 from tests.support.fake_envoy_admin import FakeEnvoyAdmin
 from tests.support.http_peer import closed_port
-from tests.support.status_client import get
+from tests.support.status_client import ask, get
 from tests.unit.status.conftest import Served, Start
 
 ENVOY_PAGE = b"# TYPE envoy_x counter\nenvoy_x{} 1\n" * 10_000
@@ -168,6 +169,17 @@ def test_a_command_is_taken_from_loopback_by_post(serve: Start, verb: Verb) -> N
     assert port.backend.commands == [verb]
 
 
+def test_a_command_is_taken_over_ipv6_loopback_too() -> None:
+    backend = Backend()
+    pages = Pages(StatusOptions(), backend, Counters({}), lambda: None)
+    for path in ("/quitquitquit", "/drain"):
+        found = pages.answer(Request(method="POST", path=path, query="", headers=(), peer="::1"))
+        assert (found.status, found.body) == (200, b"OK")
+        assert found.afterwards is not None
+        found.afterwards()
+    assert backend.commands == ["quit", "drain"]
+
+
 def test_the_dns_proxy_is_switched_on_by_post_and_its_table_is_shown_when_there_is_one(serve: Start) -> None:
     port = Port(serve)
     assert get(port.port, "/dns").status == 405
@@ -205,8 +217,6 @@ def test_the_other_pages_answer_as_recorded(serve: Start) -> None:
 
 
 def from_elsewhere(path: str, **options: object) -> int:
-    from pilot_agent.status.messages import Request
-
     pages = Pages(StatusOptions(**options), Backend(), Counters({}), lambda: None)  # type: ignore[arg-type]
     return pages.answer(Request(method="POST", path=path, query="", headers=(), peer="10.0.0.1")).status
 
@@ -242,6 +252,14 @@ def test_what_changes_the_agent_is_not_for_pages_of_other_sites(serve: Start, pa
     answer = get(port.port, path, "Origin: null", "Content-Length: 0", method="POST")
     assert answer.status == 403
     assert port.backend.commands == []
+
+
+@pytest.mark.parametrize("path", ["/status", "/debug/logs", "/debug/xds"])
+def test_what_we_show_is_not_for_a_browser_that_was_led_here_by_another_name(serve: Start, path: str) -> None:
+    port = Port(serve)
+    port.backend.streams = b"[]"
+    for host, status in (("localhost", 200), ("127.0.0.1:15020", 200), ("evil.example", 403)):
+        assert ask(port.port, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").status == status
 
 
 def test_a_path_forges_no_line_of_the_log(serve: Start, capfd: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from pilot_agent.wasm.guard import BlockedAddressError, Guard, UnsafeRealmError,
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::",
+        "64:ff9b:1::a9fe:a9fe",
         "no address",
     ],
 )

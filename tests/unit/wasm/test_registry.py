@@ -342,6 +342,16 @@ def test_a_realm_inside_is_not_gone_to(tmp_path: Path, asking: OciRegistry, real
         get(CacheRig(tmp_path), f"oci://registry.test:{asking.port}/a/b:v1")
 
 
+def test_a_realm_inside_that_is_written_so_that_it_looks_like_a_title_is_not_gone_to(
+    tmp_path: Path, asking: OciRegistry
+) -> None:
+    with Site() as inside:
+        asking.challenge = f'Bearer x="a, Basic b=", realm="http\\://127.0.0.1:{inside.port}/token"'
+        with pytest.raises(WasmError, match=r"rejected unsafe bearer realm 'http://127\.0"):
+            get(CacheRig(tmp_path), f"oci://registry.test:{asking.port}/a/b:v1")
+        assert inside.asked == []
+
+
 def test_a_realm_whose_name_leads_to_metadata_is_not_gone_to(tmp_path: Path, asking: OciRegistry) -> None:
     asking.realm = "http://0xa9fea9fe.nip.invalid/token"
     rig = CacheRig(tmp_path)
