@@ -150,7 +150,31 @@ def test_readiness_follows_envoy_and_the_first_is_logged_and_measured(
     asked = len(envoy.asked)
     assert health.ready() == 200
     assert len(envoy.asked) == asked, "answered from memory"
-    assert b"\nistio_agent_startup_duration_seconds " in get(health.port, "/metrics").body
+    took = startup_duration(health)
+    envoy.stats["server.state"] = 2
+    health.tell(EpochExited(generation=1, epoch=0, status="exit status 1"), started(envoy.port, 2))
+    assert health.ready() == 503
+    envoy.stats["server.state"] = 0
+    assert health.ready() == 200
+    assert startup_duration(health) == took, "the first one counts"
+
+
+def startup_duration(health: Health) -> bytes:
+    return (
+        get(health.port, "/metrics").body.partition(b"\nistio_agent_startup_duration_seconds ")[2].split()[0]
+    )
+
+
+def test_a_check_beside_envoys_makes_the_whole_unready_and_is_what_the_log_says(
+    health: Health, envoy: FakeEnvoyAdmin, capfd: pytest.CaptureFixture[str]
+) -> None:
+    health.start(dns_expected=True)
+    health.tell(started(envoy.port))
+    assert health.ready() == 503
+    text = "istio DNS capture is turned ON and DNS lookup table is not ready yet"
+    assert f"\twarn\tEnvoy proxy is NOT ready: {text}\n" in capfd.readouterr().out
+    health.tell(NameTableReceived())
+    assert health.ready() == 200
 
 
 def test_readiness_goes_with_envoy_and_a_new_generation_earns_its_own(

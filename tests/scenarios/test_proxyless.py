@@ -19,6 +19,7 @@ from tests.support.agent import RealAgent, stack
 from tests.support.mounted import publish_files
 from tests.support.proxyless import ProxylessClient, echo_service, echo_snapshot
 from tests.support.real_envoy import get
+from tests.support.status_client import get as ask_status
 from tests.support.waiting import wait_for
 
 BOOTSTRAP = "etc/istio/proxy/grpc-bootstrap.json"
@@ -48,6 +49,15 @@ def certificates(workdir: Path) -> Path:
     directory = workdir / "var/lib/istio/data"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def post(agent: RealAgent, command: str) -> bytes:
+    """Return the answer, which the reference does not give where there is no Envoy."""
+    found = ask_status(
+        agent.status_port, f"/{command}", "Content-Length: 0", "Connection: close", method="POST"
+    )
+    assert found.status == 200
+    return found.body
 
 
 def ready(agent: RealAgent) -> RealAgent:
@@ -100,7 +110,11 @@ def test_the_file_and_the_processes_are_as_the_reference_has_them(agent: RealAge
         assert not list((workdir / "etc/istio/proxy").glob("envoy-rev*"))
         names = {found.name for found in certificates(workdir).iterdir()}
         assert names >= {"key.pem", "cert-chain.pem", "root-cert.pem"}
-        assert agent.quit() == 0
+        assert post(agent, "drain") == b"OK"
+        ready(agent)
+        assert post(agent, "quitquitquit") == b"OK"
+        assert agent.process is not None
+        assert agent.process.wait(20) == 0
         assert stack(agent) == ""
 
 

@@ -16,7 +16,7 @@ class HttpPeer:
     def __init__(
         self, answer: Callable[[bytes], bytes | None], host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        self._answer = answer
+        self.answer = answer
         self._listener = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )
@@ -42,7 +42,7 @@ class HttpPeer:
         try:
             request = _request(connection)
             self.requests.append(request)
-            answer = self._answer(request)
+            answer = self.answer(request)
             if answer is not None:
                 connection.sendall(answer)
                 connection.close()

@@ -168,6 +168,18 @@ def test_the_latch_is_the_references_nothing_takes_readiness_back_but_the_end() 
     assert keeper(Generations(), latch=True).refusal() == "Envoy was not started yet", "nothing was earned"
 
 
+def test_with_the_latch_an_empty_answer_is_not_ready_before_the_first_success_and_no_news_after_it() -> None:
+    with FakeEnvoyAdmin({}) as envoy:
+        asked = keeper(one(envoy.port), latch=True)
+        for _ in range(2):
+            assert (asked.refusal() or "").startswith("config not received from XDS server")
+        envoy.stats = dict(READY)
+        assert asked.refusal() is None
+        envoy.stats = {}
+        assert asked.refusal() is None
+    assert asked.refusal() is None, "nobody is there"
+
+
 def test_a_drain_by_an_operator_ends_readiness_until_a_new_envoy_has_earned_its_own() -> None:
     with FakeEnvoyAdmin() as envoy:
         asked = keeper(one(envoy.port).earned(1))

@@ -37,6 +37,13 @@ def config(cds: int, cds_rejected: int, lds: int, lds_rejected: int) -> str:
             ),
         ),
         (
+            config(0, 0, 1, 0),
+            (
+                "config not fully received from XDS server: cds updates: 0 successful, 0 rejected;"
+                " lds updates: 1 successful, 0 rejected"
+            ),
+        ),
+        (
             config(1, 0, 0, 0),
             (
                 "config not fully received from XDS server: cds updates: 1 successful, 0 rejected;"
@@ -52,7 +59,15 @@ def config(cds: int, cds_rejected: int, lds: int, lds_rejected: int) -> str:
         ),
         (config(1, 5, 2, 7), None),
     ],
-    ids=["none", "all rejected", "cds rejected", "lds missing", "empty answer", "both accepted"],
+    ids=[
+        "none",
+        "all rejected",
+        "cds rejected",
+        "cds missing",
+        "lds missing",
+        "empty answer",
+        "both accepted",
+    ],
 )
 def test_configuration_is_there_when_cds_and_lds_were_accepted(answer: str, text: str | None) -> None:
     assert config_refusal(answer) == text

@@ -61,7 +61,12 @@ def test_what_cannot_be_used_is_refused_in_words(text: str, complaint: str) -> N
             {"httpGet": {"port": 80, "host": "x", "httpHeaders": [{"name": "a"}]}, "periodSeconds": 1},
             AppProber(kind="http", port=80),
         ),
+        (
+            {"httpGet": {"port": 80, "initialDelaySeconds": 3}, "failureThreshold": 2},
+            AppProber(kind="http", port=80),
+        ),
         ({"gRPC": {"port": 7, "service": None}}, AppProber(kind="grpc", port=7)),
+        ({"grpc": {"port": 7}, "timeoutSeconds": 9}, AppProber(kind="grpc", port=7, timeout_s=9.0)),
         ({"GRPC": {"Port": 7, "service": "foo"}}, AppProber(kind="grpc", port=7, service="foo")),
         ({"httpGet": {"port": 1}, "tcpSocket": None}, AppProber(kind="http", port=1)),
     ],

@@ -1,6 +1,7 @@
 """The application's probes, through the status port, against real servers."""
 
 import gzip
+import json
 import socket
 import ssl
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pilot_agent.status.app.configuration import AppProber
+from pilot_agent.status.app.configuration import AppProber, parse_app_probers
 from pilot_agent.status.app.probes import AppProbeOptions, AppProbes, host_header
 from pilot_agent.status.messages import Request
 from tests.support.h2_peer import H2Peer, Reply, grpc_health, self_signed, server_context
@@ -40,12 +41,35 @@ def http(port: int, path: str = "/ready", timeout_s: float = 5.0, *, tls: bool =
     return AppProber(kind="http", port=port, path=path, timeout_s=timeout_s, tls=tls)
 
 
-@pytest.mark.parametrize("status", [*range(200, 209), *range(400, 427), 451, *range(500, 512)])
+@pytest.mark.parametrize(
+    "status", [*range(200, 209), 226, *range(400, 427), 428, 429, 431, 451, *range(500, 512)]
+)
 def test_the_applications_status_comes_back(serve: Start, status: int) -> None:
     body = b"" if status in (204, 205) else b"text"
     with HttpPeer(lambda _: reply(f"{status} Some Words", body)) as app:
         found = Probing(serve, http(app.port)).ask()
     assert (found.status, found.body) == (status, body)
+
+
+def test_probes_as_the_injector_writes_them_reach_the_application_by_its_pods_name(serve: Start) -> None:
+    with HttpPeer(lambda _: reply("200 OK")) as app:
+        get_from: dict[str, dict[str, object]] = {
+            "/app-health/hello/readyz": {"path": "/hello/sunnyvale"},
+            "/app-health/hello/livez": {},
+            "/app-health/hello/startupz": {"path": "hello/texas"},
+            "/app-lifecycle/hello/prestopz": {"path": "hello/texas"},
+            "/app-lifecycle/hello/poststartz": {
+                "path": "/",
+                "httpHeaders": [{"name": "X-Own", "value": "1"}],
+            },
+        }
+        text = json.dumps({path: {"httpGet": {"port": app.port} | more} for path, more in get_from.items()})
+        probes = AppProbes(AppProbeOptions(probers=parse_app_probers(text), host="localhost"))
+        port = serve(probes.answer).port
+        assert [get(port, path).status for path in get_from] == [200] * 5
+        asked = [request.decode().split(" ")[1] for request in app.requests]
+        assert asked == ["/hello/sunnyvale", "/", "/hello/texas", "/hello/texas", "/"]
+        assert not any(b"x-own" in request.lower() for request in app.requests)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 305, 307, 308])

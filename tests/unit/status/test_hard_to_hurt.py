@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.http_peer import HttpPeer, closed_port
+from tests.support.http_peer import HttpPeer, closed_port, reply
 from tests.support.status_client import get, open_client
 from tests.support.waiting import wait_for
 
@@ -215,6 +215,35 @@ def test_readers_that_take_nothing_do_not_hold_readiness_up(port: Port, held: li
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(b"GET /healthz/ready HTTP/1.1\r\nHost: a\r\n\r\n" * 500)
     assert_responsive(port)
+
+
+def size_of_metrics(port: Port) -> int:
+    size = 0
+    with open_client(port.port) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        while piece := client.recv(1 << 20):
+            size += len(piece)
+    return size
+
+
+def test_a_page_of_many_megabytes_is_never_held(port: Port) -> None:
+    large = b'envoy_some_metric_with_a_long_name{a="b"} 12345\n' * 300_000  # 15 MB
+    port.silent.answer = lambda request: reply("200 OK", large) if b"/stats/" in request else reply("200 OK")
+    assert size_of_metrics(port) > len(large)
+    before_kib, peak_kib, over = port.pss_kib(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak_kib
+        while not over.wait(0.005):
+            peak_kib = max(peak_kib, port.pss_kib())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    sizes = [size_of_metrics(port) for _ in range(3)]
+    over.set()
+    watcher.join(10)
+    assert min(sizes) > len(large)
+    assert peak_kib - before_kib < 2048
 
 
 @pytest.mark.parametrize("path", ["/quitquitquit", "/drain", "/restart", "/dns"])
