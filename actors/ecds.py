@@ -7,7 +7,7 @@ NACK for istiod, by `reject`.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.wasm.ecds import needs_rewriting
 from pilot_agent.wasm.in_flight import InFlight, Ticket
 from pilot_agent.wasm.index import LOCK
+from pilot_agent.wasm.last_good import Good, LastGood
 from pilot_agent.wasm.options import WasmOptions
 from pilot_agent.wasm.tally import Tally
 from pilot_agent.wasm.work import (
@@ -30,7 +31,8 @@ from pilot_agent.wasm.work import (
     purge_answer,
     rewrite_answer,
 )
-from pilot_agent.xds.envelope import DeltaResponse, SotwResponse
+from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
+from pilot_agent.xds.type_urls import ECDS
 
 REWRITE: Final = "wasm"
 PURGE: Final = "wasm-purge"
@@ -51,6 +53,7 @@ class PurgeDue(msgspec.Struct, frozen=True):
 
 class _Job(msgspec.Struct, kw_only=True):
     stream: StreamId
+    variant: Variant
     ticket: Ticket
     request: bytes
     attempt: int = 1
@@ -61,7 +64,8 @@ class EcdsConversions:
 
     `deliver` gets stream, leg, and what returns the body when its turn has come: what it is to be is
     decided then, so that no older state goes out behind a newer one. `reject` gets stream, leg, nonce and
-    the text for istiod. Neither may block.
+    the text for istiod. `known` is what `known_changed` was given last, by a predecessor: the filters that
+    go on where the modules of newer ones cannot be had. None of the three may block.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class EcdsConversions:
         *,
         deliver: Callable[[StreamId, int, Callable[[], bytes | None]], None],
         reject: Callable[[StreamId, int, str, str], None],
+        known: Mapping[str, Good],
+        known_changed: Callable[[dict[str, Good]], None],
     ) -> None:
         self._context, self._deliver, self._reject = context, deliver, reject
+        self._last_good, self._known_changed = LastGood(known), known_changed
         self._options = context.settings(WasmOptions)
         self._lock = threading.Lock()
         self._flights: dict[StreamId, InFlight] = {}
@@ -101,11 +108,28 @@ class EcdsConversions:
             if not needs_rewriting(response):
                 self._count(_untouched(response.resource_count))
                 self._files_before.clear()
-                return flight.finished(ticket, body)
-            request = RewriteRequest(variant=variant, body=body, options=self._options, limit_s=LIMIT_S)
-            self._queue.append(_Job(stream=stream, ticket=ticket, request=encode(request)))
+                passed = flight.finished(ticket, body)
+                if passed is not None:
+                    self._note_delivered(stream, variant, passed, {}, ())
+                return passed
+            request = RewriteRequest(
+                variant=variant,
+                body=body,
+                options=self._options,
+                limit_s=LIMIT_S,
+                last_good=self._last_good.offered_to(stream) if self._options.keeps_last_good else {},
+            )
+            self._queue.append(_Job(stream=stream, variant=variant, ticket=ticket, request=encode(request)))
             self._run_next()
         return None
+
+    def judged(self, stream: StreamId, request: SotwRequest | DeltaRequest) -> None:
+        """Note Envoy's ACK or NACK of extension configurations; anything else is passed over."""
+        if request.type_url != ECDS or not request.response_nonce:
+            return
+        with self._lock:
+            if self._last_good.judged(stream, request.response_nonce, is_nack=request.is_nack):
+                self._known_changed(dict(self._last_good.known))
 
     def finished(self, finished: WorkerFinished) -> None:
         """Take a worker's result."""
@@ -123,6 +147,7 @@ class EcdsConversions:
         with self._lock:
             for stream in [each for each in self._flights if is_gone(each)]:
                 del self._flights[stream]
+                self._last_good.closed(stream)
                 self._files_before.update(self._files.pop(stream, {}).values())
 
     def purge(self) -> None:
@@ -135,7 +160,8 @@ class EcdsConversions:
         if self._was_heard and Path(self._options.directory, LOCK).exists():
             with self._lock:
                 told = {file for files in self._files.values() for file in files.values()}
-                in_use = sorted(told | self._files_before)
+                kept = {good.file for good in self._last_good.known.values()}
+                in_use = sorted(told | self._files_before | kept)
             request = PurgeRequest(options=self._options, in_use=in_use)
             self._context.run_worker(PURGE, encode(request), timeout_s=_PURGE_LIMIT_S)
 
@@ -169,9 +195,26 @@ class EcdsConversions:
             flight = self._flights.get(job.stream)
             body = flight.finished(job.ticket, answer.body) if flight is not None else None
             if body is not None:
-                self._files.setdefault(job.stream, {}).update(answer.files)
+                self._note_delivered(job.stream, job.variant, body, answer.good, answer.stale)
+                known = self._last_good.known
+                files = {name: known[name].file for name in answer.stale if name in known}
+                files |= {name: good.file for name, good in answer.good.items()}
+                self._files.setdefault(job.stream, {}).update(files)
                 self._files_before.clear()
             return body
+
+    def _note_delivered(
+        self,
+        stream: StreamId,
+        variant: Variant,
+        body: bytes,
+        good: Mapping[str, Good],
+        stale: Collection[str],
+    ) -> None:
+        """Note what Envoy gets. Locked."""
+        if self._last_good.delivered(stream, variant, body, good, stale):
+            self._known_changed(dict(self._last_good.known))
+        self._context.gauge("wasm_last_known_good_serving", len(self._last_good.standing))
 
     def _forget_files(self, stream: StreamId, response: SotwResponse | DeltaResponse) -> None:
         """Note what Envoy will not use any more: in SotW a response is all there is. Locked."""

@@ -1,5 +1,6 @@
 """UpstreamXdsActor: for each of Envoy's ADS streams one stream to istiod."""
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -27,6 +28,7 @@ from actors.runtime.context import Context, WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.dns.checking import check
 from pilot_agent.log import get_logger
+from pilot_agent.wasm.last_good import Good
 from pilot_agent.wire import WireError
 from pilot_agent.xds import dialer, type_urls
 from pilot_agent.xds.dialer import Dialer
@@ -51,6 +53,7 @@ class UpstreamNotes(msgspec.Struct, frozen=True, kw_only=True):
     has_verdict: bool = False
     error: str | None = None  # None: healthy
     stale: frozenset[str] = frozenset()  # streams that were answered from the last known good, by label
+    filters: dict[str, Good] = {}  # of Wasm, by name: the last whose modules could be had
 
 
 class UpstreamXdsActor(RuntimeActor):
@@ -73,7 +76,13 @@ class UpstreamXdsActor(RuntimeActor):
             self._health.set(self._notes.error)
         self._compactions = Compactions(context)
         self._stores = self._make_stores()
-        self._streams = streams = Streams(context, self._options, self._health, self._stores)
+        conversions = functools.partial(
+            EcdsConversions,
+            context,
+            known=self._notes.filters,
+            known_changed=lambda filters: self._note(filters=filters),
+        )
+        self._streams = streams = Streams(context, self._options, self._health, self._stores, conversions)
         # Here and not in on_start: channels are read as soon as the actor is made.
         context.on_channel(StreamOpened, streams.on_opened)
         context.on_channel(StreamClosed, streams.on_closed)
@@ -168,13 +177,20 @@ class Compactions:
 class Streams:
     """The streams to istiod, by Envoy's stream. Thread-safe."""
 
-    def __init__(self, context: Context, options: XdsOptions, health: Health, stores: Stores | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        options: XdsOptions,
+        health: Health,
+        stores: Stores | None,
+        conversions: Callable[..., EcdsConversions],
+    ) -> None:
         self._context, self._options, self._health, self._stores = context, options, health, stores
         self._dialer, self._ledger = Dialer(options), Ledger(context)
         self._lock = threading.Lock()
         self._wants_name_table = options.wants_name_table
         self.name_tables = NameTables(context)
-        self.conversions = EcdsConversions(context, deliver=self._deliver, reject=self._reject)
+        self.conversions = conversions(deliver=self._deliver, reject=self._reject)
         self._open: dict[StreamId, tuple[StreamOpened, IstiodStream, threading.Thread]] = {}
 
     def on_opened(self, _: Role, message: StreamOpened) -> None:
@@ -322,6 +338,7 @@ class _Port:
 
     def seen_request(self, seen: SotwRequest | DeltaRequest) -> None:
         self._ledger.request(seen)
+        self._conversions.judged(self._identity, seen)
 
     def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None:
         return self._conversions.take(self._identity, self._variant, leg, seen)

@@ -10,6 +10,7 @@ from pilot_agent.gotext import parse_bool, quote
 
 T = TypeVar("T")
 
+_OFF: Final = frozenset({"off", "no", "none", "disabled"})
 _INT: Final = re.compile(r"[+-]?[0-9]+")
 _INT_DIGITS: Final = 1000  # Python refuses to read thousands
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -29,6 +30,13 @@ class Environment:
     def boolean(self, name: str, default: bool) -> bool:
         """Return a Go bool (1 t T TRUE true True, 0 f F FALSE false False)."""
         return self._parsed(name, default, parse_bool)
+
+    def switch(self, name: str, default: bool) -> bool:
+        """Return a Go bool, or what people write for one: on; off, no, none, disabled. Empty: the default."""
+        text = self.string(name).strip().lower()
+        if text in _OFF:
+            return False
+        return default if not text else text == "on" or self.boolean(name, default)
 
     def optional_boolean(self, name: str) -> bool | None:
         """Return a Go bool, or None when the variable is not set or is none."""

@@ -112,6 +112,9 @@ FAMILIES: Final[dict[str, Family]] = {
     "xds_last_known_good_serving": Family(
         "gauge", "Streams of Envoy's that stand on the last known good configuration: 0 when all is live."
     ),
+    "wasm_last_known_good_serving": Family(
+        "gauge", "Wasm filters that are older than istiod's, whose modules cannot be had: 0 when none is."
+    ),
     "supervisor_pss_bytes": Family("gauge", "Proportional set size of the supervisor's process."),
     "xds_accepted_age_seconds": Family("gauge", "Time since Envoy accepted this version from istiod."),
     "xds_acks": Family("counter", "How many responses of istiod's Envoy accepted."),

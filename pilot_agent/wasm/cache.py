@@ -113,6 +113,11 @@ class Cache:
             self._tally.fetch(FetchError.fetch_result)
             raise WasmError(f"wasm module {wanted.shown} cannot be kept in {self._root}: {error}") from error
 
+    def holds(self, path: Path) -> bool:
+        """Return whether a file that `get` returned once is still there and unharmed."""
+        entry = self._index.read().find(path.parent.name, path.stem)
+        return entry is not None and path.parent.parent == self._root and not _harm(path, entry)
+
     def purge(self, in_use: Collection[str] = ()) -> int:
         """Delete what was not used for the expiry, or nobody knows; return how many modules are left.
 

@@ -2,7 +2,7 @@
 
 
 class WasmError(Exception):
-    """A module cannot be had: the filter is replaced by one that allows or denies all.
+    """A module cannot be had: the last good filter goes on, or one that allows or denies all comes.
 
     `result` is the conversion's label in `wasm_config_conversion_count`.
     """

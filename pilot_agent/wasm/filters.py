@@ -19,6 +19,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.wasm.cache import Policy, Wanted
 from pilot_agent.wasm.ecds import HTTP_WASM, NETWORK_WASM, TYPED_STRUCT
 from pilot_agent.wasm.errors import MissingSourceError, RejectedError, WasmError
+from pilot_agent.wasm.last_good import Good
 from pilot_agent.wire import bytes_field, text_field
 from pilot_agent.xds.type_urls import ECDS
 
@@ -56,16 +57,27 @@ _KINDS: Final = {
 GetModule = Callable[[Wanted, float], Path]
 """Returns the file of a module within so many seconds; raises WasmError."""
 
+GetLastGood = Callable[[str], Good | None]
+"""Returns the last good filter of that name, if its module is still there."""
+
 
 class Converted(NamedTuple):
     """What became of one resource."""
 
     resource: bytes | None  # an encoded Any; None: as it was
     result: str  # label of wasm_config_conversion_count
+    name: str = ""
+    file: str = ""  # of the module, where there is one
+    is_stale: bool = False  # the last good filter, since the module of this one cannot be had
 
 
-def convert(resource: bytes | None, get_module: GetModule) -> Converted:
+def convert(
+    resource: bytes | None, get_module: GetModule, get_last_good: GetLastGood = lambda _: None
+) -> Converted:
     """Return what Envoy gets for one encoded Any; None is a resource that is not there.
+
+    Where the module cannot be had that is the last good filter of the same name and kind, and one that
+    allows or denies all where there is none. (The reference has the latter in any case.)
 
     Raises:
         RejectedError: it cannot be understood.
@@ -80,19 +92,34 @@ def convert(resource: bytes | None, get_module: GetModule) -> Converted:
         return Converted(None, "no_remote_load")
     if source is None:
         raise RejectedError(f"Wasm filter {config.name!r} has neither remote nor local code")
-    result = "success"
+    result, file = "success", ""
     try:
-        _rewrite(wasm.config, config.name, get_module)
-        config.typed_config.Pack(wasm)
+        file = _rewrite(wasm.config, config.name, get_module)
+        config.typed_config.Pack(wasm, deterministic=True)
     except WasmError as error:
-        is_open, result = _is_fail_open(wasm.config), error.result
+        result = error.result
+        last_good = get_last_good(config.name)
+        if last_good is not None and _has_kind(last_good, kind):
+            _log.error(f"Wasm filter {config.name!r}: {error}; the one before it goes on")
+            return Converted(last_good.resource, result, config.name, is_stale=True)
+        is_open = _is_fail_open(wasm.config)
         _log.error(
             f"Wasm filter {config.name!r}: {error}; {'all' if is_open else 'nothing'} is let through instead"
         )
         config.typed_config.type_url = kind.rbac_url
         config.typed_config.value = kind.fallback(is_open=is_open)
-    packed = any_pb2.Any(type_url=ECDS, value=config.SerializeToString())
-    return Converted(packed.SerializeToString(), result)
+    packed = any_pb2.Any(
+        type_url=ECDS, value=config.SerializeToString(deterministic=True)
+    ).SerializeToString()
+    last_good = get_last_good(config.name) if file else None
+    if last_good is not None and last_good.rejected == packed and _has_kind(last_good, kind):
+        _log.error(f"Wasm filter {config.name!r}: Envoy has rejected it before; the one before it goes on")
+        return Converted(last_good.resource, result, config.name, is_stale=True)
+    return Converted(packed, result, config.name, file)
+
+
+def _has_kind(good: Good, kind: Kind) -> bool:
+    return _KINDS.get(_extension_config(good.resource).typed_config.type_url) is kind
 
 
 def _extension_config(resource: bytes | None) -> Message:
@@ -133,8 +160,8 @@ def _decoded(kind: Message, data: bytes, what: str) -> Message:
         raise RejectedError(f"{what} cannot be decoded as {kind.DESCRIPTOR.full_name}: {error}") from error
 
 
-def _rewrite(plugin: wasm_pb2.PluginConfig, name: str, get_module: GetModule) -> None:
-    """Have the module fetched, and name its file instead.
+def _rewrite(plugin: wasm_pb2.PluginConfig, name: str, get_module: GetModule) -> str:
+    """Have the module fetched, name its file instead, and return it.
 
     Raises:
         WasmError: it cannot be had. What must not reach Envoy is gone even then.
@@ -159,7 +186,9 @@ def _rewrite(plugin: wasm_pb2.PluginConfig, name: str, get_module: GetModule) ->
     timeout_s = (
         uri.timeout.seconds + uri.timeout.nanos / 1e9 if uri.HasField("timeout") else _DEFAULT_TIMEOUT_S
     )
-    vm_config.code.local.filename = str(get_module(wanted, timeout_s))
+    file = str(get_module(wanted, timeout_s))
+    vm_config.code.local.filename = file
+    return file
 
 
 def _taken_meta(vm_config: Message) -> dict[str, str]:

@@ -24,6 +24,7 @@ class WasmOptions(msgspec.Struct, frozen=True, kw_only=True):
     request_attempts: int = 5
     max_binary_bytes: int = 256 << 20
     blocked_cidrs: tuple[str, ...] = ()
+    keeps_last_good: bool = True  # ours: where a module cannot be had, the filter before it goes on
     docker_config_path: str = ""  # credentials where a plugin brings none
     roots_path: str = ""  # trust anchors for https; empty: OpenSSL's own place
 
@@ -41,6 +42,7 @@ class WasmOptions(msgspec.Struct, frozen=True, kw_only=True):
             request_attempts=environment.integer("WASM_HTTP_REQUEST_MAX_RETRIES", 5),
             max_binary_bytes=environment.integer("ISTIO_WASM_MAX_BINARY_SIZE_BYTES", 256 << 20),
             blocked_cidrs=_cidrs(environment),
+            keeps_last_good=environment.switch("WASM_LAST_KNOWN_GOOD", default=True),
             docker_config_path=_docker_config(environment),
             roots_path=os_bundle(),
         )

@@ -4,6 +4,7 @@ from typing import Literal
 
 import msgspec
 
+from pilot_agent.wasm.last_good import Good
 from pilot_agent.wasm.options import WasmOptions
 
 WORKERS = {
@@ -30,6 +31,7 @@ class RewriteRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     options: WasmOptions
     limit_s: float  # the answer is there by then, whatever registries do
+    last_good: dict[str, Good] = {}  # by name: what goes out again where a module cannot be had
 
 
 class RewriteAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +41,8 @@ class RewriteAnswer(msgspec.Struct, frozen=True, kw_only=True):
     rejected: str  # the text for istiod; empty when converted
     counts: list[Count]
     cache_entries: int
-    files: dict[str, str]  # name of a resource → file of its module
+    good: dict[str, Good]  # by name: filters whose modules are there
+    stale: list[str]  # names for which the last good filter stands in the body
 
 
 class PurgeRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from pilot_agent.http import Deadline
 from pilot_agent.wasm.cache import Cache, Wanted
 from pilot_agent.wasm.errors import RejectedError
 from pilot_agent.wasm.filters import Converted, convert
+from pilot_agent.wasm.last_good import Good
 from pilot_agent.wasm.tally import Tally
 from pilot_agent.wasm.web import web_of
 from pilot_agent.wasm.work import RewriteAnswer, RewriteRequest, encode
@@ -34,21 +35,29 @@ def rewritten(request: RewriteRequest, cache: Cache, tally: Tally) -> RewriteAns
     began_s = time.monotonic()
     end = Deadline(request.limit_s)
 
-    files: dict[str, str] = {}
+    good: dict[str, Good] = {}
+    stale: list[str] = []
 
     def get_module(wanted: Wanted, timeout_s: float) -> Path:
-        path = cache.get(wanted, Deadline(min(timeout_s, end.left_s())))
-        files[wanted.resource] = str(path)
-        return path
+        return cache.get(wanted, Deadline(min(timeout_s, end.left_s())))
+
+    def get_last_good(name: str) -> Good | None:
+        last = request.last_good.get(name)
+        return last if last is not None and cache.holds(Path(last.file)) else None
 
     def one(entry: bytes) -> bytes | RejectedError:
         try:
             is_delta = request.variant == "delta"
-            converted = convert(_resource_of(entry) if is_delta else entry, get_module)
+            content = _resource_of(entry) if is_delta else entry
+            converted = convert(content, get_module, get_last_good)
         except RejectedError as error:
             tally.conversion(error.result)
             return error
         tally.conversion(converted.result)
+        if converted.is_stale:
+            stale.append(converted.name)
+        elif converted.file and converted.resource is not None:
+            good[converted.name] = Good(converted.resource, converted.file)
         return _with(entry, converted, is_delta=is_delta)
 
     spans = Spans(request.body)
@@ -62,7 +71,8 @@ def rewritten(request: RewriteRequest, cache: Cache, tally: Tally) -> RewriteAns
         rejected=_joined(errors),
         counts=tally.counts,
         cache_entries=cache.count(),
-        files=files,
+        good=good,
+        stale=stale,
     )
 
 

@@ -18,7 +18,6 @@ _STREAMS_LIMIT: Final = 100
 MESSAGE_LIMIT_BYTES: Final = 128 << 20
 """The memory limit of the two xDS actors has room for five of these, see `actors.tree`."""
 _STORE: Final = "./var/lib/istio/data/xds-last-known-good"
-_OFF: Final = frozenset({"off", "no", "none", "disabled"})
 
 
 class LastKnownGood(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +31,7 @@ class LastKnownGood(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def build(cls, environment: Environment, proxy_config: ProxyConfig) -> Self | None:
         """Return the settings, None where XDS_LAST_KNOWN_GOOD turns it off."""
-        switch = environment.string("XDS_LAST_KNOWN_GOOD").strip().lower()
-        is_on = True
-        if switch in _OFF:
-            is_on = False
-        elif switch and switch != "on":
-            is_on = environment.boolean("XDS_LAST_KNOWN_GOOD", default=True)
-        if not is_on:
+        if not environment.switch("XDS_LAST_KNOWN_GOOD", default=True):
             return None
         return cls(
             limit_bytes=environment.integer("XDS_LAST_KNOWN_GOOD_MAX_BYTES", 256 << 20),

@@ -14,13 +14,28 @@ from actors.messages.xds import StreamId
 from actors.runtime.context import WorkerFinished
 from actors.runtime.roles import Role
 from pilot_agent.wasm.index import LOCK
+from pilot_agent.wasm.last_good import Good
 from pilot_agent.wasm.options import WasmOptions
-from pilot_agent.wasm.work import Count, PurgeAnswer, PurgeRequest, RewriteAnswer, encode
-from pilot_agent.xds.envelope import DeltaResponse, SotwResponse, read_delta_response, read_sotw_response
+from pilot_agent.wasm.work import (
+    Count,
+    PurgeAnswer,
+    PurgeRequest,
+    RewriteAnswer,
+    RewriteRequest,
+    encode,
+)
+from pilot_agent.xds.envelope import (
+    DeltaResponse,
+    SotwResponse,
+    read_delta_request,
+    read_delta_response,
+    read_sotw_request,
+    read_sotw_response,
+)
 from pilot_agent.xds.type_urls import ECDS
 from tests.support.context import FakeContext
 from tests.support.wasm import extension, http_filter, plugin
-from tests.support.xds_messages import response
+from tests.support.xds_messages import ack, response
 
 STREAM, OTHER = StreamId(1, 1), StreamId(1, 2)
 WASM, PLAIN = http_filter(plugin()), fault_pb2.HTTPFault()
@@ -39,13 +54,20 @@ class SlowWorkers(FakeContext):
 
 
 class Rig:
-    def __init__(self, directory: Path, **options: Any) -> None:
+    def __init__(self, directory: Path, *, known: dict[str, Good] | None = None, **options: Any) -> None:
         settings = WasmOptions(directory=str(directory), **options)
         self.context = SlowWorkers(Role.UPSTREAM_XDS, options=(settings,))
         self.sent: list[tuple[StreamId, int, bytes]] = []
         self.told: list[tuple[StreamId, int, str, str]] = []
         context: Any = self.context
-        self.conversions = EcdsConversions(context, deliver=self._deliver, reject=self._reject)
+        self.kept: list[dict[str, Good]] = []  # what was to be kept for a successor
+        self.conversions = EcdsConversions(
+            context,
+            deliver=self._deliver,
+            reject=self._reject,
+            known=known or {},
+            known_changed=self.kept.append,
+        )
 
     def _deliver(self, stream: StreamId, leg: int, make: Callable[[], bytes | None]) -> None:
         body = make()
@@ -66,10 +88,12 @@ class Rig:
         rejected: str = "",
         error: str = "",
         files: dict[str, str] | None = None,
+        stale: tuple[str, ...] = (),
     ) -> None:
         counts = [Count("wasm_config_conversion_count", 1.0, {"result": "success"})]
+        good = {name: Good(b"good " + name.encode(), file) for name, file in (files or {}).items()}
         answer = RewriteAnswer(
-            body=body, rejected=rejected, counts=counts, cache_entries=3, files=files or {}
+            body=body, rejected=rejected, counts=counts, cache_entries=3, good=good, stale=list(stale)
         )
         result = None if error else encode(answer)
         self.conversions.finished(
@@ -276,3 +300,95 @@ def test_in_delta_a_file_is_in_use_until_its_resource_is_removed(rig: Rig) -> No
     removed.removed_resources.append("a")
     rig.conversions.take(STREAM, "delta", 1, read_delta_response(removed.SerializeToString()))
     assert in_use(rig) == ["/2"]
+
+
+def last_good(rig: Rig) -> dict[str, Good]:
+    """Return what the newest worker was told to fall back on."""
+    _, kind, request = rig.context.started[-1]
+    assert kind == REWRITE
+    return msgspec.msgpack.decode(request, type=RewriteRequest).last_good
+
+
+def standing(rig: Rig) -> float:
+    return rig.context.counters["wasm_last_known_good_serving"]
+
+
+GOOD = Good(b"good a", "/1")
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_a_filter_that_was_delivered_is_what_the_next_conversion_may_fall_back_on(
+    rig: Rig, variant: Any
+) -> None:
+    first = told(variant, "1", a=WASM, b=WASM)
+    rig.conversions.take(STREAM, variant, 1, first)
+    assert last_good(rig) == {}
+    rig.finish(1, body=first.spans.data, files={"a": "/1"})
+    assert rig.kept == [{"a": GOOD}]
+    rig.conversions.take(STREAM, variant, 1, told(variant, "2", a=WASM))
+    assert last_good(rig) == {"a": GOOD}
+    rig.finish(2, body=told(variant, "2", a=WASM).spans.data, stale=("a",))
+    assert standing(rig) == 1
+    rig.conversions.take(OTHER, variant, 1, told(variant, "1", a=WASM))
+    assert last_good(rig) == {"a": GOOD}, "an Envoy that comes later gets it as well"
+    assert in_use(rig) == ["/1"]
+    rig.finish(3, body=told(variant, "1", a=WASM).spans.data, files={"a": "/2"})
+    assert standing(rig) == 0
+    assert rig.kept[-1] == {"a": Good(b"good a", "/2")}
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_what_was_overtaken_or_rejected_or_allows_and_denies_all_is_no_last_good_filter(
+    rig: Rig, variant: Any
+) -> None:
+    body = told(variant, "1", a=WASM).spans.data
+    rig.conversions.take(STREAM, variant, 1, told(variant, "1", a=WASM))
+    assert rig.conversions.take(STREAM, variant, 1, told(variant, "2", a=PLAIN)) is not None
+    rig.finish(1, body=body, files={"a": "/1"})
+    rig.conversions.take(STREAM, variant, 1, told(variant, "3", a=WASM))
+    rig.finish(2, body=b"", rejected="no good")
+    rig.conversions.take(STREAM, variant, 1, told(variant, "4", a=WASM))
+    rig.finish(3, body=body)
+    assert rig.kept == []
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_a_name_that_is_removed_or_fetches_nothing_any_more_has_no_last_good_filter(
+    tmp_path: Path, variant: Any
+) -> None:
+    known = {"a": GOOD, "b": GOOD}
+    rig = Rig(tmp_path, known=known)
+    assert rig.conversions.take(STREAM, variant, 1, told(variant, "1", a=PLAIN, b=WASM)) is None
+    assert last_good(rig) == known, "nothing has gone to Envoy yet"
+    rig.finish(1, body=told(variant, "1", a=PLAIN, b=WASM).spans.data, stale=("b",))
+    assert rig.kept == [{"b": GOOD}]
+    message = response(variant, ECDS, "2")
+    if variant == "delta":
+        message.removed_resources.append("b")
+    read: Any = read_sotw_response if variant == "sotw" else read_delta_response
+    assert rig.conversions.take(STREAM, variant, 1, read(message.SerializeToString())) is not None
+    assert rig.kept[-1] == {}
+    assert standing(rig) == 0
+
+
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_what_envoy_rejects_is_told_to_the_next_envoys_conversion(tmp_path: Path, variant: Any) -> None:
+    rig = Rig(tmp_path, known={"a": Good(b"before", "/0")})
+    body = told(variant, "n1", a=WASM).spans.data
+    rig.conversions.take(STREAM, variant, 1, told(variant, "n1", a=WASM))
+    rig.finish(1, body=body, files={"a": "/1"})
+    read: Any = read_sotw_request if variant == "sotw" else read_delta_request
+    for nonce, error in (("", ""), ("n0", "no"), ("n1", "no")):
+        said = ack(variant, response(variant, ECDS, nonce), "a", error=error)
+        rig.conversions.judged(STREAM, read(said.SerializeToString()))
+    assert rig.kept == [{"a": GOOD}, {"a": Good(b"before", "/0", b"good a")}]
+    rig.conversions.take(OTHER, variant, 1, told(variant, "n1", a=WASM))
+    assert last_good(rig) == rig.kept[-1]
+    rig.conversions.take(STREAM, variant, 1, told(variant, "n2", a=WASM))
+    assert last_good(rig) == {"a": Good(b"before", "/0")}
+
+
+def test_the_last_good_filter_is_not_offered_where_that_was_switched_off(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, known={"a": GOOD}, keeps_last_good=False)
+    rig.take("1", a=WASM)
+    assert last_good(rig) == {}

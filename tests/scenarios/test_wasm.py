@@ -181,6 +181,68 @@ def test_without_its_module_a_closed_filter_denies_an_open_one_allows_and_a_push
     world.wait_header("one")
 
 
+@pytest.mark.parametrize("variant", ["sotw", "delta"])
+def test_a_filter_that_runs_goes_on_where_the_module_of_its_successor_cannot_be_had(
+    variant: str, workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    environment = {"ISTIO_DELTA_XDS": str(variant == "delta").lower()}
+    agent = stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
+    world.wait_header("one")
+
+    def seen(serving: int) -> bool:
+        assert world.header() == "one", "no request is denied, and none passes without the filter"
+        return metrics(agent).get("wasm_last_known_good_serving") == serving
+
+    site.pages["/lying.wasm"] = page(TWO)
+    acks = world.istiod.observed.acks(ECDS)
+    world.push(wasm_plugin("plugin", f"{site.url}/lying.wasm", sha256=sha256(ONE).hexdigest()))
+    world.istiod.observed.wait_until(lambda seen: seen.acks(ECDS) > acks)
+    wait_for(lambda: seen(1), what="the metric")
+    assert "the one before it goes on" in agent.log()
+    psutil.Process(agent.actor_pid("upstream-xds")).kill()
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: seen(1) and agent.restart_epoch() == 1, within_s=20, what="epoch 1")
+    agent.wait_ready()
+    world.wait_header("one")
+    site.pages["/two.wasm"] = page(TWO)
+    world.push(wasm_plugin("plugin", f"{site.url}/two.wasm"))
+    world.wait_header("two")
+    wait_for(lambda: metrics(agent).get("wasm_last_known_good_serving") == 0, what="the metric")
+    assert world.istiod.observed.nack_messages() == []
+
+
+def test_a_module_that_envoy_rejects_leaves_the_one_before_and_so_does_a_hot_restart(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    agent = stack.enter_context(agent_for(world.istiod, workdir)).wait_ready()
+    world.wait_header("one")
+    site.pages["/cut.wasm"] = page(TWO[: len(TWO) // 2])
+    world.push(wasm_plugin("plugin", f"{site.url}/cut.wasm"))
+    world.istiod.observed.wait_until(lambda seen: seen.nacks(ECDS) == 1)
+    assert world.header() == "one"
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: world.header() == "one" and agent.restart_epoch() == 1, within_s=20, what="epoch 1")
+    agent.wait_ready()
+    for _ in range(50):
+        assert world.header() == "one"
+        time.sleep(0.1)
+
+
+def test_without_the_last_good_filter_a_newer_one_without_its_module_denies_as_in_the_reference(
+    workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
+) -> None:
+    world = Extended(mesh, stack, wasm_plugin("plugin", f"{site.url}/one.wasm"))
+    environment = {"WASM_LAST_KNOWN_GOOD": "off"}
+    stack.enter_context(agent_for(world.istiod, workdir, environment=environment)).wait_ready()
+    world.wait_header("one")
+    world.push(wasm_plugin("plugin", f"{site.url}/gone"))
+    world.wait_status(403)
+
+
 def test_a_slow_download_holds_up_nothing_else(
     workdir: Path, mesh: Mesh, stack: ExitStack, site: Site
 ) -> None:

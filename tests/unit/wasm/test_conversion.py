@@ -200,7 +200,7 @@ def test_the_time_limit_is_the_sources(said_s: float | None, meant_s: float) -> 
     ],
 )
 def test_what_loads_nothing_from_afar_stays_as_it_was(message: Any) -> None:
-    assert convert(extension("the filter", message), Modules()) == (None, "no_remote_load")
+    assert convert(extension("the filter", message), Modules())[:2] == (None, "no_remote_load")
 
 
 def unreadable_struct(**members: Any) -> Any:
@@ -343,7 +343,9 @@ def test_a_response_is_rewritten_in_place(tmp_path: Path, variant: str, site: Si
     del before.resources[:], after.resources[:]
     assert after == before
     assert answer.rejected == ""
-    assert answer.files == {"good": good.config.vm_config.code.local.filename}
+    assert {name: each.file for name, each in answer.good.items()} == {
+        "good": good.config.vm_config.code.local.filename
+    }
     assert answer.cache_entries == 1
     assert results(answer) == {"success": 1, "no_remote_load": 1, "fetch_failure": 1}
 
