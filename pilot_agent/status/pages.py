@@ -23,7 +23,10 @@ from pilot_agent.status.view import HTML, NO_STORE, PAGE_HEADERS, names_this_mac
 _log = get_logger()
 
 _SCRAPES_AT_ONCE: Final = 16
-_SCRAPE_TURN_S: Final = 2.0
+_QUESTIONS_AT_ONCE: Final = 8  # to other actors
+_TURN_S: Final = 2.0
+
+_BUSY: Final = text(503, "too many such questions at once")
 
 Verb = Literal["drain", "quit", "restart"]
 
@@ -51,6 +54,7 @@ class Pages:
         self._counters, self._counted = counters, counted
         self._readiness_log = _ReadinessLog()
         self._scrapes = Turns(_SCRAPES_AT_ONCE)
+        self._questions = Turns(_QUESTIONS_AT_ONCE)
         self._scrape = ScrapeOptions(
             envoy_port=options.envoy_prometheus_port if options.scrape_envoy else None,
             targets=options.scrape_targets,
@@ -118,17 +122,30 @@ class Pages:
         return _ok(after)
 
     def _name_table(self, _: Request) -> Answer:
-        table = self._backend.name_table()
+        table = self._asked(self._backend.name_table)
+        if table is None:
+            return _BUSY
         if not table:
             return Answer(status=404, content_type=TEXT, body=b"{}")
         return Answer(content_type="application/json", body=table)
 
     def _xds_streams(self, _: Request) -> Answer:
         """Tell of each stream what Envoy asked for, what came, and what Envoy said to it, by type."""
-        streams = self._backend.xds_streams()
+        streams = self._asked(self._backend.xds_streams)
+        if streams is None:
+            return _BUSY
         if not streams:
             return text(503, "the part that speaks to istiod does not answer")
         return Answer(content_type="application/json", headers=NO_STORE, body=streams)
+
+    def _asked(self, ask: Callable[[], bytes]) -> bytes | None:
+        """Return what another actor answers; None when too many wait for such answers already."""
+        if not self._questions.acquire(_TURN_S):
+            return None
+        try:
+            return ask()
+        finally:
+            self._questions.release()
 
     def _status(self, request: Request) -> Answer:
         """Answer with JSON, or with the page that shows it, whichever is asked for."""
@@ -139,7 +156,7 @@ class Pages:
 
     def _metrics(self, request: Request) -> Answer:
         """Answer 200 whatever failed: first the agent's own metrics, then what others have, as it comes."""
-        if not self._scrapes.acquire(_SCRAPE_TURN_S):
+        if not self._scrapes.acquire(_TURN_S):
             _log.error(f"{_SCRAPES_AT_ONCE} scrapes are under way, one more got no turn")
             return text(503, "too many scrapes at once")
         try:

@@ -20,7 +20,7 @@ from tests.support.waiting import wait_for
 LIMIT_MS = 50
 READY = "/app-health/app/readyz"
 SERVER = """
-import socket, sys
+import socket, sys, time
 from pilot_agent.status.app.configuration import AppProber
 from pilot_agent.status.counters import Counters
 from pilot_agent.status.metrics.targets import ScrapeTarget
@@ -34,7 +34,10 @@ class Backend:
     def not_ready_because(self): return None
     def samples(self): return []
     def command_line(self): return b""
-    def name_table(self): return b"{}"
+    def name_table(self):
+        time.sleep(2)  # as an actor that has no time
+        return b"{}"
+    def xds_streams(self): return self.name_table()
     def start_dns(self): print("start dns", flush=True)
     def command(self, verb): print("command", verb, flush=True)
 
@@ -206,6 +209,19 @@ def test_targets_that_never_answer_do_not_hold_readiness_up(port: Port) -> None:
         wait_for(lambda: len(port.silent.requests) > 20, what="probes under way")
         assert_responsive(port)
         assert port.threads() <= 64 + 32 + 3 * 32 + 10
+
+
+def test_questions_that_another_part_does_not_answer_do_not_hold_readiness_up(port: Port) -> None:
+    def ask_and_leave() -> None:
+        with open_client(port.port) as client:
+            client.sendall(b"GET /debug/ndsz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.settimeout(0.05)
+            client.recv(100)
+
+    with Attack(ask_and_leave, threads=10):
+        wait_for(lambda: port.threads() > 8, what="questions under way")
+        assert_responsive(port)
+        assert port.threads() <= 64 + 16 + 10
 
 
 def test_readers_that_take_nothing_do_not_hold_readiness_up(port: Port, held: list[socket.socket]) -> None:
