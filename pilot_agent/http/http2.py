@@ -95,7 +95,9 @@ class Http2Connection:
                 raise ProtocolError("EOF" if not answer.status else "unexpected EOF")
             events = protocol.receive_data(data)
             for event in events:
-                if _taken(event, answer, protocol, limit_bytes):
+                if getattr(event, "stream_id", None) not in (None, 0, stream):
+                    _passed_over(event, protocol)
+                elif _taken(event, answer, protocol, limit_bytes):
                     is_whole = isinstance(event, h2.events.StreamEnded)
                     self._is_between_requests = is_whole and not _has_goodbye(events)
                     return answer
@@ -131,6 +133,12 @@ def _has_goodbye(events: Sequence[h2.events.Event]) -> bool:
     return any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
 
 
+def _passed_over(event: h2.events.Event, connection: h2.connection.H2Connection) -> None:
+    """Take what belongs to another stream: a push that nobody asked for."""
+    if isinstance(event, h2.events.DataReceived):
+        connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+
+
 def _taken(
     event: h2.events.Event, answer: Http2Answer, connection: h2.connection.H2Connection, limit_bytes: int
 ) -> bool:
@@ -138,7 +146,7 @@ def _taken(
     match event:
         case h2.events.ResponseReceived():
             pairs = _texts(event.headers)
-            answer.status = int(next((value for name, value in pairs if name == ":status"), "0"))
+            answer.status = _status(next((value for name, value in pairs if name == ":status"), ""))
             answer.headers = pairs
         case h2.events.TrailersReceived():
             answer.trailers = _texts(event.headers)
@@ -153,6 +161,13 @@ def _taken(
         case _:
             pass
     return False
+
+
+def _status(text: str) -> int:
+    """Raises: ProtocolError: it is no final status of HTTP."""
+    if not (len(text) == 3 and text.isascii() and text.isdigit() and text >= "200"):
+        raise ProtocolError(f"http2: status got={text[:20]!r} expected=200..999")
+    return int(text)
 
 
 def _texts(headers: object) -> tuple[tuple[str, str], ...]:

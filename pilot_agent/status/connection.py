@@ -52,6 +52,7 @@ class Connection:
         self._asked_since_s = 0.0  # when the first request was waited for first; 0.0: not yet
         self._is_waiting = False  # for the client; otherwise it is our turn
         self._busy = self._has_served = self._is_held_back = False
+        self._has_sent = False  # something of the answer
 
     def rank(self) -> tuple[int, float]:
         """Return how much this client is wanted, the least first, and since when.
@@ -111,6 +112,13 @@ class Connection:
             reply = self._handled(request)
             try:
                 self._send(request, reply)
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001  # as above: a page that is no answer, or breaks
+                _log.error(f"status server: {request.method} {printable(request.path)}: {error}")
+                if not self._has_sent:
+                    self._refuse(500)
+                return False
             finally:
                 if reply.afterwards is not None:
                     reply.afterwards()
@@ -180,7 +188,20 @@ class Connection:
         return self._sock.recv(_RECEIVE_BYTES)
 
     def _send(self, request: Request, reply: Answer) -> None:
+        """Raises: h11.LocalProtocolError: the answer is none of HTTP."""
+        self._has_sent = False
         body, extra = _encoded(request, reply)
+        try:
+            self._send_parts(request, reply, body, extra)
+        finally:
+            for part in (body, reply.body):  # the latter where nothing was read of it
+                close = getattr(part, "close", None)
+                if close is not None:
+                    close()
+
+    def _send_parts(
+        self, request: Request, reply: Answer, body: bytes | Iterator[bytes], extra: list[tuple[str, str]]
+    ) -> None:
         headers = [("Content-Type", reply.content_type)] if reply.content_type else []
         headers += [*reply.headers, *extra, ("Vary", "Accept-Encoding"), ("Date", _http_date())]
         if isinstance(body, bytes):
@@ -188,20 +209,15 @@ class Connection:
             body = iter((body,) if body else ())
         head = h11.Response(status_code=reply.status, headers=headers, reason=_reason(reply.status))
         pending = self._protocol.send(head) or b""
-        try:
-            for chunk in body if request.method != "HEAD" else ():
-                pending += self._protocol.send(h11.Data(data=chunk)) or b""
-                if len(pending) >= _SEND_BYTES:
-                    self._send_all(pending)
-                    pending = b""
-        finally:
-            for part in (body, reply.body):  # the latter where nothing was read of it
-                close = getattr(part, "close", None)
-                if close is not None:
-                    close()
+        for chunk in body if request.method != "HEAD" else ():
+            pending += self._protocol.send(h11.Data(data=chunk)) or b""
+            if len(pending) >= _SEND_BYTES:
+                self._send_all(pending)
+                pending = b""
         self._send_all(pending + (self._protocol.send(h11.EndOfMessage()) or b""))
 
     def _send_all(self, data: bytes) -> None:
+        self._has_sent = True
         view = memoryview(data)
         for at in range(0, len(view), _SEND_BYTES):
             self._sock.settimeout(self._limits.send_s)

@@ -63,6 +63,7 @@ class H2Peer:
         self._listener = socket.create_server((host, 0), family=family)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[tuple[Headers, bytes]] = []
+        self.before_reply: Callable[[h2.connection.H2Connection, int], None] = lambda *_: None
         self.after_reply: Callable[[h2.connection.H2Connection], None] = lambda _: None
         self.peers: list[str] = []
         self._open: list[socket.socket] = []
@@ -105,6 +106,7 @@ class H2Peer:
     def _answered(self, connection: socket.socket) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
         protocol = h2.connection.H2Connection(config)
+        protocol.config.validate_outbound_headers = False  # a test may want to send anything
         protocol.initiate_connection()
         connection.sendall(protocol.data_to_send())
         headers: Headers = {}
@@ -117,6 +119,7 @@ class H2Peer:
                     body += event.data
                 elif isinstance(event, h2.events.StreamEnded):
                     self.requests.append((headers, body))
+                    self.before_reply(protocol, event.stream_id)
                     self._reply(protocol, event.stream_id, self._answer(headers, body))
                     self.after_reply(protocol)
                     body = b""

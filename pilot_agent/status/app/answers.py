@@ -44,12 +44,15 @@ _BLANKS: Final = b"\t\n\x0c\r "
 _TAG_ENDS: Final = (b" ", b">")
 _BINARY: Final = frozenset((*range(0x09), 0x0B, *range(0x0E, 0x1B), *range(0x1C, 0x20)))
 _SNIFFED_BYTES: Final = 512
+_WITHOUT_BODY: Final = (204, 304)
 
 
 def passed_on(status: int, body: bytes) -> Answer:
     """Return the application's answer; a redirect that was not followed counts as success."""
     if 300 <= status < 400:
         status = 200
+    if status in _WITHOUT_BODY:
+        return Answer(status=status)  # over HTTP/2 nothing keeps an application from sending one
     return Answer(status=status, content_type=_sniffed(body) if body else "", body=body)
 
 

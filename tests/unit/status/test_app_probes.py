@@ -3,18 +3,16 @@
 import gzip
 import json
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 
 from pilot_agent.status.app.configuration import AppProber, parse_app_probers
 from pilot_agent.status.app.probes import AppProbeOptions, AppProbes, host_header
 from pilot_agent.status.messages import Request
-from tests.support.h2_peer import H2Peer, Reply, grpc_health, self_signed, server_context
+from tests.support.h2_peer import H2Peer, Reply, grpc_health
 from tests.support.http_peer import HttpPeer, closed_port, reply
 from tests.support.status_client import Raw, get
 from tests.unit.status.conftest import Start
@@ -208,63 +206,6 @@ def test_probes_of_a_target_that_never_answers_do_not_take_more_than_their_share
             thread.join(10)
         assert answers == [500] * 40
         assert len(silent.requests) <= 40
-
-
-def ok(_: Mapping[str, str], __: bytes) -> Reply:
-    return {":status": "200", "content-type": "text/plain"}, b"over h2", {}
-
-
-@pytest.mark.parametrize(
-    ("alpn", "http2", "expected"),
-    [
-        ((), True, 200),
-        (("http/1.1",), True, 200),
-        (("h2",), True, 200),
-        (("h2", "http/1.1"), True, 200),
-        (("h2", "http/1.1"), False, 200),
-        (("h2",), False, 500),
-    ],
-)
-def test_https_speaks_what_the_application_chose(
-    serve: Start, tmp_path: Path, alpn: tuple[str, ...], http2: bool, expected: int
-) -> None:
-    context = server_context(self_signed(tmp_path), alpn)
-    speaks_h2 = "h2" in alpn and (http2 or alpn == ("h2",))
-    if speaks_h2:
-        with H2Peer(ok, tls=context) as app:
-            found = Probing(serve, http(app.port, tls=True, timeout_s=2), http2=http2).ask("X-A: b")
-        if expected == 200:
-            headers = app.requests[0][0]
-            assert (headers[":method"], headers[":path"], headers["x-a"]) == ("GET", "/ready", "b")
-            assert headers[":authority"] == "localhost"
-            assert found.body == b"over h2"
-    else:
-        found = _over_tls(serve, context, http2=http2)
-    assert found.status == expected
-
-
-def _over_tls(serve: Start, context: ssl.SSLContext, *, http2: bool) -> Raw:
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve_one() -> None:
-        connection, _ = listener.accept()
-        with context.wrap_socket(connection, server_side=True) as secured:
-            secured.recv(4096)
-            secured.sendall(reply("200 OK", b"over h1"))
-
-    thread = threading.Thread(target=serve_one, daemon=True)
-    thread.start()
-    with listener:
-        found = Probing(serve, http(listener.getsockname()[1], tls=True), http2=http2).ask()
-        thread.join(5)
-    assert found.body == b"over h1"
-    return found
-
-
-def test_a_server_that_agrees_to_none_of_the_offered_protocols_is_500(serve: Start, tmp_path: Path) -> None:
-    context = server_context(self_signed(tmp_path), ("unknown",))
-    with H2Peer(ok, tls=context) as app:
-        assert Probing(serve, http(app.port, tls=True, timeout_s=1)).ask().status == 500
 
 
 def tcp(port: int, timeout_s: float = 1.0) -> AppProber:

@@ -223,6 +223,47 @@ def test_an_error_in_a_page_is_500_and_the_server_goes_on(serve: Start) -> None:
     assert get(served.port, "/good").status == 200
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        Answer(status=204, body=b"x"),
+        Answer(status=99),
+        Answer(status=1000),
+        Answer(content_type="a\r\nb: c"),
+    ],
+    ids=["a body that may not be", "too small", "too large", "two lines"],
+)
+def test_a_page_that_is_no_answer_is_500_and_the_server_goes_on(serve: Start, page: Answer) -> None:
+    served = serve(lambda request: page if request.path == "/bad" else Answer(body=b"well"))
+    assert get(served.port, "/bad").status == 500
+    assert get(served.port, "/good").body == b"well"
+
+
+def test_a_page_that_goes_wrong_in_the_middle_is_cut_and_closed(serve: Start) -> None:
+    closed = threading.Event()
+
+    class Wrong:
+        def __init__(self) -> None:
+            self.left = [b"a" * 100_000, b"b" * 100_000]
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            if not self.left:
+                raise ValueError("wrong")
+            return self.left.pop()
+
+        def close(self) -> None:
+            closed.set()
+
+    served = serve(lambda _: Answer(body=Wrong()))
+    with pytest.raises(ConnectionError):
+        get(served.port, "/")
+    assert closed.wait(5)
+    assert served.server.connections() == 0
+
+
 def test_what_comes_afterwards_comes_after_the_answer(serve: Start) -> None:
     done = threading.Event()
     served = serve(lambda _: Answer(body=b"OK", afterwards=done.set))
