@@ -86,7 +86,7 @@ def resolved(host: str, port: int) -> list[Resolved]:
     name = host.encode() if host.isascii() else host
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: it cannot even be written as a host name
         raise ConnectError(f"dial tcp: lookup {host}: no such host") from error
     return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
 
@@ -94,7 +94,10 @@ def resolved(host: str, port: int) -> list[Resolved]:
 def _connected(
     family: socket.AddressFamily, address: tuple[str, int], host: str, deadline: Deadline, dialing: Dialing
 ) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:  # no more descriptors, or no such family here
+        raise ConnectError(f"dial tcp {authority(*address)}: socket: {words(error)}") from error
     try:
         sock.settimeout(deadline.remaining_s())
         if dialing.linger_s is not None:
@@ -110,6 +113,9 @@ def _connected(
     except OSError as error:
         sock.close()
         raise ConnectError(f"dial tcp {authority(*address)}: connect: {words(error)}") from error
+    except ValueError as error:  # a name that TLS cannot be asked for
+        sock.close()
+        raise ConnectError(f"dial tcp {authority(*address)}: tls: {error}") from error
     except BaseException:
         sock.close()
         raise

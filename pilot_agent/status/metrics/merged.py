@@ -191,16 +191,22 @@ class _Asked(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._results: list[T] = []
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="scrape", daemon=True)
         self._thread.start()
 
     def result(self) -> T:
-        """Wait for it; the work has its own time limit."""
+        """Wait for it; the work has its own time limit, and what it raises is raised here."""
         self._thread.join()
+        if self._error is not None:
+            raise self._error
         return self._results[0]
 
     def _run(self) -> None:
-        self._results.append(self._work())
+        try:
+            self._results.append(self._work())
+        except Exception as error:  # noqa: BLE001  # of this one request, not of the process
+            self._error = error
 
 
 def _limit_s(request: Request) -> float:

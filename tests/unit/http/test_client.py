@@ -7,6 +7,7 @@ import pytest
 from pilot_agent.http import (
     ConnectError,
     Dialing,
+    HttpError,
     HttpTimeoutError,
     ProtocolError,
     RedirectError,
@@ -163,3 +164,9 @@ def test_a_streamed_answer_gives_its_head_before_its_body() -> None:
         sizes = [len(chunk) for chunk in exchange.chunks()]
     assert sum(sizes) == 300_000
     assert max(sizes) <= 65_536
+
+
+@pytest.mark.parametrize("host", ["a\0b", "\udcff", "x" * 300, "a..b"])
+def test_a_host_that_is_no_name_is_an_error_of_ours(host: str) -> None:
+    with pytest.raises(HttpError):
+        fetch(host, 80, "GET", "/", timeout_s=5, limit_bytes=10, dialing=Dialing(tls=True))

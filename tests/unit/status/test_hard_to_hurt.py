@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -222,6 +223,20 @@ def test_questions_that_another_part_does_not_answer_do_not_hold_readiness_up(po
         wait_for(lambda: port.threads() > 8, what="questions under way")
         assert_responsive(port)
         assert port.threads() <= 64 + 16 + 10
+
+
+def test_without_another_descriptor_a_scrape_fails_and_the_port_goes_on(port: Port) -> None:
+    pid, limit = port.process.pid, resource.RLIMIT_NOFILE
+    used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    free = next(number for number in range(1024) if number not in used)
+    hard = resource.prlimit(pid, limit)[1]
+    resource.prlimit(pid, limit, (free + 1, hard))  # room for the client's own connection
+    page = get(port.port, "/metrics")
+    assert page.status == 200
+    for kind in ("envoy", "application"):
+        assert f'istio_agent_scrape_failures_total{{type="{kind}"}} 1'.encode() in page.body
+    assert get(port.port, READY).status == 500
+    assert get(port.port, "/healthz/ready").status == 200
 
 
 def test_readers_that_take_nothing_do_not_hold_readiness_up(port: Port, held: list[socket.socket]) -> None:
