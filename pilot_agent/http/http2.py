@@ -6,7 +6,6 @@ and deadlines are ours.
 
 import socket
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Final
 
 import h2.config
@@ -45,6 +44,7 @@ class Http2Connection:
         self._protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self._protocol.initiate_connection()
         self._is_between_requests = True
+        self.has_heard = False  # the peer has said something in HTTP/2
 
     def exchange(
         self, deadline: Deadline, headers: Sequence[tuple[str, str]], *, body: bytes = b"", limit_bytes: int
@@ -94,6 +94,7 @@ class Http2Connection:
             if not data:
                 raise ProtocolError("EOF" if not answer.status else "unexpected EOF")
             events = protocol.receive_data(data)
+            self.has_heard = True
             for event in events:
                 if getattr(event, "stream_id", None) not in (None, 0, stream):
                     _passed_over(event, protocol)
@@ -114,19 +115,6 @@ class Http2Connection:
             if not data or _has_goodbye(self._protocol.receive_data(data)):
                 return False
         return False
-
-
-def exchange(
-    sock: socket.socket,
-    deadline: Deadline,
-    headers: Sequence[tuple[str, str]],
-    *,
-    body: bytes = b"",
-    limit_bytes: int,
-) -> Http2Answer:
-    """Do one `Http2Connection.exchange` over a connected socket, and close it."""
-    with closing(Http2Connection(sock)) as connection:
-        return connection.exchange(deadline, headers, body=body, limit_bytes=limit_bytes)
 
 
 def _has_goodbye(events: Sequence[h2.events.Event]) -> bool:

@@ -13,6 +13,7 @@ from pilot_agent import wire
 from pilot_agent.health.checker import Probe
 from pilot_agent.health.probe import Exec, Grpc, HttpGet, Method, TcpSocket
 from pilot_agent.health.probers import prober
+from tests.support.h2_peer import H2Peer
 from tests.support.http_peer import HttpPeer, closed_port, reply
 
 
@@ -240,3 +241,30 @@ def test_grpc_without_a_listener_ends_at_the_time_limit() -> None:
     assert probe_of(Grpc(port=port), timeout_s=0.5)() == (
         f"failed to connect health check grpc service on port {port}: context deadline exceeded"
     )
+
+
+def test_grpc_needs_somebody_who_speaks_http2_and_says_how_it_ended_otherwise() -> None:
+    connecting = "failed to connect health check grpc service on port"
+    with HttpPeer(lambda _: None) as silent:
+        text = probe_of(Grpc(port=silent.port), timeout_s=0.3)()
+        assert text == f"{connecting} {silent.port}: context deadline exceeded"
+    with HttpPeer(lambda _: reply("200 OK")) as other:
+        text = probe_of(Grpc(port=other.port))()
+        assert (text or "").startswith("health rpc probe failed with status Unavailable: rpc error: code = ")
+
+
+@pytest.mark.parametrize(
+    ("headers", "name"),
+    [
+        ({":status": "404"}, "Unimplemented"),
+        ({":status": "503"}, "Unavailable"),
+        ({":status": "200", "grpc-status": "16", "grpc-message": "not%20you"}, "Unauthenticated"),
+        ({":status": "200", "grpc-status": "99"}, "Unknown"),
+        ({":status": "200", "grpc-status": "x"}, "Unknown"),
+    ],
+)
+def test_every_way_a_call_may_end_has_its_name(headers: dict[str, str], name: str) -> None:
+    with H2Peer(lambda _, __: (headers, b"", {})) as app:
+        text = probe_of(Grpc(port=app.port))() or ""
+    assert f"rpc error: code = {name} desc = " in text
+    assert "not%20" not in text

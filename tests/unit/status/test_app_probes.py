@@ -274,7 +274,7 @@ def never(_: Mapping[str, str], __: bytes) -> None:
     [
         (grpc_health(1, "12"), "server does not implement the grpc health protocol (grpc.health.v1.Health)"),
         (grpc_health(1, "4"), "grpc request not finished within timeout"),
-        (grpc_health(1, "14"), "grpc probe failed: status 14: no"),
+        (grpc_health(1, "14"), "grpc probe failed: rpc error: code = Unavailable desc = no"),
         (never, "grpc request not finished within timeout"),
     ],
 )
