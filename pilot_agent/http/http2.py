@@ -6,6 +6,7 @@ and deadlines are ours.
 
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Final
 
 import h2.config
@@ -41,7 +42,7 @@ class Http2Connection:
     def __init__(self, sock: socket.socket) -> None:
         """Take the socket, which is this object's from now on."""
         self._sock = sock
-        self._protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self._protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
         self._protocol.initiate_connection()
         self._is_between_requests = True
         self.has_heard = False  # the peer has said something in HTTP/2
@@ -117,6 +118,19 @@ class Http2Connection:
         return False
 
 
+def exchange(
+    sock: socket.socket,
+    deadline: Deadline,
+    headers: Sequence[tuple[str, str]],
+    *,
+    body: bytes = b"",
+    limit_bytes: int,
+) -> Http2Answer:
+    """Do one `Http2Connection.exchange` over a connected socket, and close it."""
+    with closing(Http2Connection(sock)) as connection:
+        return connection.exchange(deadline, headers, body=body, limit_bytes=limit_bytes)
+
+
 def _has_goodbye(events: Sequence[h2.events.Event]) -> bool:
     return any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
 
@@ -160,4 +174,4 @@ def _status(text: str) -> int:
 
 def _texts(headers: object) -> tuple[tuple[str, str], ...]:
     assert isinstance(headers, list)
-    return tuple((str(name), str(value)) for name, value in headers)
+    return tuple((name.decode(errors="replace"), value.decode(errors="replace")) for name, value in headers)

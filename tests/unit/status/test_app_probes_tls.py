@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import h2.connection
 import pytest
@@ -74,6 +75,8 @@ def _over_tls(serve: Start, context: ssl.SSLContext, *, http2: bool) -> Raw:
     ("headers", "expected"),
     [
         ({":status": "204"}, 204),
+        ({":status": "200", "x-odd": b"\xff\xfe"}, 200),
+        ({":status": "302", "location": b"http://\xff:x/"}, 500),
         ({":status": "304"}, 200),
         ({":status": "099"}, 500),
         ({":status": "1000"}, 500),
@@ -82,7 +85,7 @@ def _over_tls(serve: Start, context: ssl.SSLContext, *, http2: bool) -> Raw:
     ],
 )
 def test_an_odd_status_over_http2_is_answered_and_the_port_goes_on(
-    serve: Start, tmp_path: Path, headers: dict[str, str], expected: int
+    serve: Start, tmp_path: Path, headers: dict[str, Any], expected: int
 ) -> None:
     context = server_context(self_signed(tmp_path), ("h2",))
     with H2Peer(lambda _, __: (headers, b"a body that may not be there", {}), tls=context) as app:
