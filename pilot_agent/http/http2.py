@@ -19,6 +19,9 @@ from pilot_agent.http.dial import Deadline, words
 from pilot_agent.http.errors import HttpTimeoutError, ProtocolError
 
 _RECEIVE_BYTES: Final = 65_536
+MOST_REQUESTS: Final = 1000
+"""On one connection: h2 remembers up to 65,536 streams that were closed, some megabytes."""
+
 _UNASKED_READS: Final = 16  # a peer that has more to say between two requests is let go
 _TIMED_OUT: Final = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
 
@@ -45,6 +48,7 @@ class Http2Connection:
         self._protocol = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
         self._protocol.initiate_connection()
         self._is_between_requests = True
+        self._requests = 0
         self.has_heard = False  # the peer has said something in HTTP/2
 
     def exchange(
@@ -58,6 +62,7 @@ class Http2Connection:
             HttpTimeoutError, ProtocolError: no whole answer (but a body that reached the limit is one).
         """
         self._is_between_requests = False
+        self._requests += 1
         try:
             return self._exchanged(deadline, headers, body, limit_bytes)
         except TimeoutError as error:
@@ -70,7 +75,7 @@ class Http2Connection:
     def is_usable(self) -> bool:
         """Return whether another request can be sent; takes what the peer has sent unasked."""
         try:
-            return self._is_between_requests and self._has_nothing_against_it()
+            return self._is_between_requests and self._requests < MOST_REQUESTS and self._is_silent()
         except (OSError, h2.exceptions.ProtocolError):
             return False
 
@@ -104,7 +109,8 @@ class Http2Connection:
                     self._is_between_requests = is_whole and not _has_goodbye(events)
                     return answer
 
-    def _has_nothing_against_it(self) -> bool:
+    def _is_silent(self) -> bool:
+        """Return whether the peer has said nothing that ends the connection."""
         self._sock.settimeout(0.0)
         for _ in range(_UNASKED_READS):
             try:

@@ -12,6 +12,7 @@ from typing import Self
 import h2.connection
 import pytest
 
+from pilot_agent.http.http2 import MOST_REQUESTS
 from pilot_agent.status.app.kept import IdleHttp1, Kept
 from tests.support.h2_peer import H2Peer, Headers, Reply, self_signed, server_context
 from tests.support.http_peer import reply
@@ -194,3 +195,11 @@ def test_an_http2_connection_that_ends_with_the_next_request_costs_no_probe(
             for _ in range(6):
                 assert probing.ask().status == 200
         assert len(app.peers) == 6
+
+
+def test_an_http2_connection_is_made_anew_after_so_many_probes(serve: Start, secured: ssl.SSLContext) -> None:
+    with H2Peer(well, tls=secured) as app:
+        with closing(Probing(serve, http(app.port, tls=True), keep_alive=True)) as probing:
+            for _ in range(MOST_REQUESTS + 5):
+                assert probing.ask().status == 200
+        assert len(app.peers) == 2
