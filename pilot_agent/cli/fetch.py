@@ -13,7 +13,7 @@ import time
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.response import Response, ResponseError, read_response
-from pilot_agent.cli.url import Url, parse_url
+from pilot_agent.cli.url import Url, UrlError, parse_url
 from pilot_agent.gotext import quote
 from pilot_agent.record import Record
 
@@ -150,7 +150,10 @@ def _send(connection: _socket.socket, data: bytes, deadline: float | None) -> No
 def _redirected(request: _Request, status: int, location: str) -> _Request:
     from urllib.parse import urljoin  # noqa: PLC0415  # redirects are rare
 
-    url = parse_url(urljoin(str(request.url), location))
+    try:
+        url = parse_url(urljoin(str(request.url), location))
+    except ValueError as error:
+        raise UrlError(f"failed to parse Location header {quote(location)}: {error}") from error
     if status in _AS_IT_WAS:
         return _Request(request.method, url, request.body)
     return _Request(request.method if request.method == "HEAD" else "GET", url, b"")

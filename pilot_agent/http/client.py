@@ -4,7 +4,7 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Final, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import h11
 import msgspec
@@ -18,6 +18,7 @@ from pilot_agent.http.errors import (
     ResponseTooLargeError,
     authority,
 )
+from pilot_agent.http.target import redirected
 
 Headers = Sequence[tuple[str, str]]
 
@@ -223,7 +224,7 @@ def fetch(
                 return _whole(exchange, limit_bytes, truncate)
             if exchange.status not in _KEEPS_METHOD and method != "HEAD":
                 method, body = "GET", b""
-        url = urljoin(url, location)
+        url = redirected(url, location)
         host, port, target, dialing = _hop(url, dialing)
         headers = [header for header in headers if header[0].lower() != "host"]
     raise RedirectError(f"stopped after {max_redirects} redirects")

@@ -137,6 +137,8 @@ class Connection:
         head = self._event()
         if not isinstance(head, h11.Request):
             return None
+        if head.method == b"CONNECT":  # a 200 would make a tunnel of the connection
+            raise h11.RemoteProtocolError("CONNECT", error_status_hint=405)
         if self._protocol.they_are_waiting_for_100_continue:
             interim = h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
             self._sock.sendall(self._protocol.send(interim) or b"")

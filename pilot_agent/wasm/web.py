@@ -4,7 +4,7 @@ import base64
 import re
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, Self
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pilot_agent.http import (
     Deadline,
@@ -15,6 +15,7 @@ from pilot_agent.http import (
     ResponseTooLargeError,
     open_exchange,
 )
+from pilot_agent.http.target import redirected
 from pilot_agent.wasm.guard import Guard
 from pilot_agent.wasm.image_name import without_userinfo
 from pilot_agent.wasm.options import WasmOptions
@@ -86,7 +87,7 @@ class Web:
             if exchange.status not in _REDIRECTS or not location or form:
                 return exchange
             exchange.close()
-            url = urljoin(url, location)
+            url = redirected(url, location)
             place = Place.of(url)
         raise RedirectError(f"stopped after {_MOST_REDIRECTS} redirects")
 

@@ -6,13 +6,14 @@ Source: the reference's status server and the Go client behind it.
 import socket
 import zlib
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
 from pilot_agent.http import Dialing, HttpTimeoutError, RedirectError, exchange_on
 from pilot_agent.http.dial import Deadline, connect
 from pilot_agent.http.errors import HttpError, authority
+from pilot_agent.http.target import redirected
 from pilot_agent.status.app.answers import BODY_LIMIT_BYTES
 from pilot_agent.status.app.kept import Idle, IdleHttp1, Kept, Place
 from pilot_agent.status.messages import Headers
@@ -188,7 +189,7 @@ def _following(target: Target, first_host: str, reply: _Reply) -> Target | None:
     """
     if reply.status not in _REDIRECTS or not reply.location:
         return None
-    url = urljoin(target.url, reply.location)
+    url = redirected(target.url, reply.location)
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -253,6 +253,14 @@ def test_ten_requests_and_no_more_are_sent_round_a_circle() -> None:
     assert len(peer.requests) == 10
 
 
+def test_a_redirect_to_what_is_no_url_is_an_error() -> None:
+    with (
+        HttpPeer(lambda _: reply("302 Found", b"", "Location: http://[::1")) as peer,
+        pytest.raises(CliError, match="failed to parse Location header"),
+    ):
+        get(peer)
+
+
 def test_a_redirect_to_nowhere_is_an_answer() -> None:
     with HttpPeer(lambda _: reply("302 Found", b"here")) as peer:
         assert get(peer) == Answer(302, b"here")

@@ -170,3 +170,12 @@ def test_a_streamed_answer_gives_its_head_before_its_body() -> None:
 def test_a_host_that_is_no_name_is_an_error_of_ours(host: str) -> None:
     with pytest.raises(HttpError):
         fetch(host, 80, "GET", "/", timeout_s=5, limit_bytes=10, dialing=Dialing(tls=True))
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://a:b/", "//[/x", "http://\u2100/"])
+def test_a_redirect_to_what_is_no_url_is_an_error_of_ours(location: str) -> None:
+    with (
+        HttpPeer(lambda _: reply("302 Found", b"", f"Location: {location}")) as peer,
+        pytest.raises(HttpError),
+    ):
+        fetch(peer.host, peer.port, "GET", "/", timeout_s=5, limit_bytes=10, max_redirects=10)

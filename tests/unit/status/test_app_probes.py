@@ -103,6 +103,11 @@ def test_redirects_on_the_same_host_are_followed_on_any_port_but_not_for_ever(
     assert "app URL path = /loop" in log
 
 
+def test_a_redirect_to_what_is_no_url_is_500(serve: Start) -> None:
+    with HttpPeer(lambda _: reply("302 Found", b"", "Location: http://[::1")) as app:
+        assert Probing(serve, http(app.port)).ask().status == 500
+
+
 def test_the_application_sees_the_callers_headers_and_a_get_from_the_probe_address(serve: Start) -> None:
     with HttpPeer(lambda _: reply("200 OK")) as app:
         probing = Probing(serve, http(app.port, "/a b?x=1"), status_port=15020)

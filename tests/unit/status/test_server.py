@@ -77,6 +77,8 @@ def test_a_client_that_asks_before_sending_its_body_is_told_to_go_on(serve: Star
     [
         ("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03garbage\r\n\r\n", 400),
         ("GET /\r\n\r\n", 400),
+        ("CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
         ("GET / HTTP/1.1\r\n\r\n", 400),
         ("GET / HTTP/1.1\r\nHost: a\r\nBad Header: x\r\n\r\n", 400),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),

@@ -195,9 +195,13 @@ def test_user_and_password_of_a_url_are_sent_to_its_host_alone_and_stand_in_no_t
     assert "authorization" not in other.asked[0].headers
 
 
-def test_a_redirect_to_no_web_page_is_refused(rig: CacheRig, site: Site) -> None:
-    site.pages["/x"] = redirect("file:///etc/passwd")
-    with pytest.raises(WasmError, match="unsupported protocol scheme"):
+@pytest.mark.parametrize(
+    ("location", "text"),
+    [("file:///etc/passwd", "unsupported protocol scheme"), ("http://[::1", "failed to parse Location")],
+)
+def test_a_redirect_to_no_web_page_is_refused(rig: CacheRig, site: Site, location: str, text: str) -> None:
+    site.pages["/x"] = redirect(location)
+    with pytest.raises(WasmError, match=text):
         get(rig, f"{site.url}/x")
 
 
