@@ -14,6 +14,7 @@ EPOCH_FILTER: Final = r"|^server\.hot_restart_epoch$"
 
 _STATES: Final = {0: "LIVE", 1: "DRAINING", 2: "PRE_INITIALIZING", 3: "INITIALIZING"}
 _UINT64_END: Final = 1 << 64
+_DIGITS: Final = 1000  # Python refuses to read thousands
 
 
 class StatsError(ValueError):
@@ -33,7 +34,7 @@ def stat(answer: str, name: str) -> int | None:
     if len(parts) != 2:
         raise StatsError(f"envoy stat {name} missing separator. line:{line}")
     text = parts[1].strip()
-    if not (text.isascii() and text.isdigit() and int(text) < _UINT64_END):
+    if not (text.isascii() and text.isdigit() and int(text[:_DIGITS]) < _UINT64_END):
         reason = f'strconv.ParseUint: parsing "{text}": invalid syntax'
         raise StatsError(f"failed parsing Envoy stat {name} (error: {reason}) line: {line}")
     return int(text)

@@ -115,6 +115,7 @@ def test_envoy_is_live_when_it_says_so_and_its_workers_run(answer: str, text: st
         ("server.state: x", 'failed parsing Envoy stat server.state (error: strconv.ParseUint: parsing "x"'),
         ("server.state: -1", "failed parsing Envoy stat server.state"),
         (f"server.state: {1 << 64}", "failed parsing Envoy stat server.state"),
+        (f"server.state: {'9' * 5000}", "failed parsing Envoy stat server.state"),
     ],
 )
 def test_a_line_that_is_no_stat_is_told_with_its_text(line: str, text: str) -> None:
