@@ -231,8 +231,11 @@ class Bookinfo:
         return self
 
     def quit(self) -> None:
-        for server in self._servers:
-            server.shutdown()
+        ending = [threading.Thread(target=server.shutdown) for server in self._servers]
+        for thread in ending:  # together: each waits for its server's next look
+            thread.start()
+        for thread in ending:
+            thread.join()
         self._close()
 
     def __enter__(self) -> Self:

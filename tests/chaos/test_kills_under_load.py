@@ -5,12 +5,12 @@ import signal
 import time
 from functools import partial
 
-import psutil
 import pytest
 
 from tests.scenarios.conftest import World
 from tests.support.agent import ROLES
 from tests.support.load import Load
+from tests.support.process_tree import wait_ended
 from tests.support.real_envoy import get
 from tests.support.waiting import wait_for
 
@@ -125,5 +125,4 @@ def test_a_killed_supervisor_takes_everything_with_it(world: World, policy: str)
     assert len(family) >= 7
     agent.process.kill()
     agent.process.wait(10)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert wait_ended(family) == []

@@ -15,6 +15,7 @@ from lab.istiod import Istiod
 from tests.scenarios.conftest import World, agent_for
 from tests.support.agent import RealAgent, command
 from tests.support.load import Load
+from tests.support.process_tree import has_ended
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.envoy
@@ -40,7 +41,7 @@ def restart(agent: RealAgent) -> None:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    return not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes)
+    return all(map(has_ended, processes))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])

@@ -15,6 +15,7 @@ from lab.mesh import Mesh
 from tests.scenarios.conftest import World
 from tests.support.agent import ROLES, RealAgent
 from tests.support.load import Load
+from tests.support.process_tree import wait_ended
 from tests.support.versions import make_version
 from tests.support.waiting import wait_for
 
@@ -144,6 +145,5 @@ def test_an_end_that_is_asked_for_in_the_middle_is_an_end(world: World, workdir:
     family = agent.family()
     agent.process.send_signal(signal.SIGTERM)  # waits in the kernel while nobody listens
     assert agent.process.wait(20) == 0
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert alive == []
+    assert wait_ended(family, within_s=5) == []
     asking.join(60)

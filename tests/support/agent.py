@@ -18,6 +18,7 @@ from typing import Any, Self
 import psutil
 
 from pilot_agent.envoy.shared_files import SharedFiles
+from tests.support.process_tree import wait_ended
 from tests.support.real_envoy import envoy_path, free_ports, get
 from tests.support.waiting import wait_for
 
@@ -114,8 +115,7 @@ class RealAgent:
         family = self.family()
         self.process.kill()
         self.process.wait(10)
-        _, alive = psutil.wait_procs(family, timeout=10)
-        left = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        left = wait_ended(family)
         for process in left:
             process.kill()
         assert not left, f"processes outlived the supervisor: {left}"

@@ -1,9 +1,11 @@
-"""An actor tree that a test started as a process: one of its actors killed, and its orderly end."""
+"""Processes that a test started: an actor of a tree killed, a tree's orderly end, whether all have ended."""
 
 import contextlib
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Iterable
 
 import psutil
 
@@ -32,7 +34,24 @@ def quit_tree(supervisor: subprocess.Popen[bytes]) -> None:
         supervisor.wait()
         raise
     finally:
-        psutil.wait_procs(family, timeout=5)
+        wait_ended(family, within_s=5)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Return whether it runs no more; process 1 may take seconds to reap what nobody else did."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def wait_ended(processes: Iterable[psutil.Process], *, within_s: float = 10.0) -> list[psutil.Process]:
+    """Return those that still run after `within_s`; returns as soon as none does."""
+    left = list(processes)
+    deadline_s = time.monotonic() + within_s
+    while (left := [one for one in left if not has_ended(one)]) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return left
 
 
 def _pid(supervisor: int, role: str) -> int | None:

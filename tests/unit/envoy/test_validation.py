@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.process_tree import wait_ended
 from tests.support.waiting import wait_for
 
 ASK = """
@@ -22,7 +23,7 @@ def test_an_agent_that_is_killed_leaves_no_validation_behind(tmp_path: Path) -> 
         wait_for(pid.exists, what="the validation's start")
         validation = psutil.Process(int(pid.read_text()))
         asker.kill()
-        _, alive = psutil.wait_procs([validation], timeout=10)
-        for process in alive:
+        left = wait_ended([validation])
+        for process in left:
             process.kill()
-        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+        assert left == []
