@@ -37,13 +37,17 @@ class HeldBack:
 
     def spawn(self, *, waited: bool) -> list[said.EnvoySpawned | said.EnvoySpawnFailed]:
         """Spawn them if it is time, `waited` or not; return what EnvoyActor is to be told."""
-        missing = [role for role in self._after if not self._is_ready(role)]
+        missing = self.missing()
         if not self._wishes or (missing and not waited):
             return []
         if missing:
             _log.warn(f"Envoy starts without {' and '.join(missing)} being ready")
         wishes, self._wishes = self._wishes, {}
         return [self._spawn(wish) for wish in wishes.values()]
+
+    def missing(self) -> list[Role]:
+        """Return those actors of `after` that are not ready."""
+        return [role for role in self._after if not self._is_ready(role)]
 
     def _spawn(self, wish: said.SpawnEnvoy) -> said.EnvoySpawned | said.EnvoySpawnFailed:
         try:

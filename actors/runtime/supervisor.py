@@ -87,6 +87,7 @@ class Supervisor:
         self._births = Births(adoption.channels(self._taken), settings, kept, self._workers.waiting)
         self._envoys = adoption.envoys(self._taken)
         self._held_back = HeldBack(self._envoys, envoy_after, self._is_ready)
+        self._fatal_of_envoy: said.Fatal | None = None
         self._left_out = set(left_out)
         self._service_manager = service_manager or ServiceManager()
         self._loop = Loop()
@@ -216,7 +217,7 @@ class Supervisor:
             case said.SpawnEnvoy() | said.SignalEnvoy() | said.EnvoyEndNoted():
                 self._take_of_envoy(message)
             case said.Fatal():
-                self._fatal(message)
+                self._fatal(child, message)
             case said.EndAgent():
                 _log.debug(f"ending: {message.reason}", status=message.exit_status)
                 self._for_good = self._for_good or message.for_good
@@ -243,8 +244,18 @@ class Supervisor:
         if child.incarnation > 1:
             _log.info(f"actor {child.spec.role} is ready again", restarts=child.incarnation - 1)
         self._spawn_held_back()
+        if self._fatal_of_envoy is not None and not self._held_back.missing():
+            self._end_because_of(self._fatal_of_envoy)
 
-    def _fatal(self, message: said.Fatal) -> None:
+    def _fatal(self, child: Child, message: said.Fatal) -> None:
+        """End the agent; what Envoy connects to starts before it, and its trouble is told before Envoy's."""
+        if child.spec.role is Role.ENVOY and self._held_back.missing():
+            self._fatal_of_envoy = message
+            self._loop.after(held_back.WAITS_S, lambda: self._end_because_of(message))
+        else:
+            self._end_because_of(message)
+
+    def _end_because_of(self, message: said.Fatal) -> None:
         if self._phase >= Phase.QUITTING:
             _log.debug(f"also: {message.reason}")  # what ended the agent has been said; this follows from it
             return
