@@ -337,7 +337,9 @@ def test_whatever_kills_envoy_it_serves_again_within_two_seconds(rig: EnvoyRig, 
 def test_a_stopped_envoy_serves_again_within_two_seconds(rig: EnvoyRig) -> None:
     live(rig)
     began_s = time.monotonic()
-    os.kill(rig.pid(0), signal.SIGSTOP)
+    envoy = psutil.Process(rig.pid(0))
+    envoy.send_signal(signal.SIGSTOP)
+    wait_for(lambda: envoy.status() == psutil.STATUS_STOPPED, what="the stop, of all its threads")
     rig.say(EnvoyStopped(process=next(iter(rig.supervisor.alive.values())), stopped=True))
     wait_for(lambda: get(rig.port, "/")[1] == "ok")
     assert time.monotonic() - began_s < 2.0
