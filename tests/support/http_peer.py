@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from tests.support.real_envoy import free_ports
+
 
 class HttpPeer:
     """Accepts on a port, a free one unless given; each connection gets `answer(request)`, then it is closed.
@@ -72,10 +74,8 @@ def reply(status: str, body: bytes = b"", *headers: str) -> bytes:
 
 
 def closed_port() -> int:
-    """Return a port that nobody listens on (just now)."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, unless the test itself does."""
+    return free_ports(1)[0]
 
 
 def _request(connection: socket.socket) -> bytes:

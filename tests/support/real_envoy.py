@@ -34,15 +34,21 @@ def free_ports(count: int) -> list[int]:
     """Return ports that nobody listens on now, all different, none of them given before.
 
     They lie below the range from which the kernel takes the local ports of outgoing connections, or one
-    of those could take a port between this look and the moment when it is needed.
+    of those could take a port between this look and the moment when it is needed. Each of several
+    pytest-xdist workers has a share of its own, for the same reason.
     """
+    worker, workers = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), _workers()
     found: list[int] = []
     while len(found) < count:
-        port = random.randint(10_000, _ephemeral_from() - 1)
+        port = random.randrange(10_000 + worker, _ephemeral_from(), workers)
         if port not in _given and _is_free(port):
             _given.add(port)
             found.append(port)
     return found
+
+
+def _workers() -> int:
+    return int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def _ephemeral_from() -> int:

@@ -16,6 +16,8 @@ import dns.query
 import dns.rcode
 import dns.rrset
 
+from tests.support.real_envoy import free_ports
+
 Twist = Callable[[bytes], bytes | None]
 """Changes a reply before it is sent; None: nothing is sent."""
 
@@ -142,19 +144,13 @@ def silent_name_server() -> Iterator[int]:
 def free_dns_port(*hosts: str) -> int:
     """Return a port that is free for UDP and TCP on these addresses (127.0.0.1 if none is given)."""
     while True:
+        (port,) = free_ports(1)
         with ExitStack() as stack:
-            port = 0
-            for host in hosts or ("127.0.0.1",):
-                family = socket.AF_INET6 if ":" in host else socket.AF_INET
-                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                    sock = stack.enter_context(socket.socket(family, kind))
-                    try:
-                        sock.bind((host, port))
-                    except OSError:
-                        break
-                    port = sock.getsockname()[1]
-                else:
-                    continue
-                break
-            else:
-                return port
+            try:
+                for host in hosts or ("127.0.0.1",):
+                    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                        stack.enter_context(socket.socket(family, kind)).bind((host, port))
+            except OSError:
+                continue
+            return port
