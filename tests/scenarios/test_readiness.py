@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lab.istiod import Istiod
@@ -13,6 +14,7 @@ from lab.resources import world_of
 from lab.snapshot import LDS, NodeInfo, Resource, Snapshot
 from tests.scenarios.conftest import World, agent_for
 from tests.support.agent import ROLES, RealAgent
+from tests.support.process_tree import wait_ended
 from tests.support.status_client import get
 from tests.support.waiting import wait_for
 
@@ -42,7 +44,9 @@ def with_a_bad_listener(world: World, node: NodeInfo) -> Snapshot:
 def test_what_leaves_envoy_serving_does_not_take_readiness_away(world: World) -> None:
     agent = world.sidecar
     for role in ROLES:
-        os.kill(agent.actor_pid(role), signal.SIGKILL)
+        killed = psutil.Process(agent.actor_pid(role))
+        killed.kill()
+        wait_ended([killed])  # or it might take the question with it
         assert status(agent) == 200, f"while {role} restarts"
     world.istiod.push(lambda node: with_a_bad_listener(world, node))
     world.istiod.observed.wait_until(lambda seen: seen.nacks(LDS) >= 1)

@@ -250,7 +250,7 @@ def test_a_silent_name_server_costs_its_time_out_and_no_other_query_waits_for_it
 ) -> None:
     with (
         silent_name_server() as port,
-        proxy("127.0.0.1", port=port, timeout_s=0.4, parallel=parallel) as running,
+        proxy("127.0.0.1", port=port, timeout_s=1.0, parallel=parallel) as running,
     ):
         replies: list[dns.message.Message] = []
         waiting = threading.Thread(
@@ -264,7 +264,7 @@ def test_a_silent_name_server_costs_its_time_out_and_no_other_query_waits_for_it
         assert not replies
         waiting.join(5)
         assert replies[0].rcode() == dns.rcode.SERVFAIL
-        assert 0.4 <= time.monotonic() - began_s < 3
+        assert 1.0 <= time.monotonic() - began_s < 4
 
 
 def test_in_parallel_the_fastest_of_all_name_servers_answers() -> None:

@@ -160,16 +160,16 @@ def test_what_is_passed_on_is_named_and_nothing_else(world: World) -> None:
 
 def test_a_slow_application_does_not_take_envoys_metrics_along(world: World) -> None:
     began_s = time.monotonic()
-    found = world.start(page(ENVOY), lambda _: None).scrape("X-Prometheus-Scrape-Timeout-Seconds: 0.5")
-    assert time.monotonic() - began_s < 0.5, "the scraper would have given up"
+    found = world.start(page(ENVOY), lambda _: None).scrape("X-Prometheus-Scrape-Timeout-Seconds: 1.5")
+    assert time.monotonic() - began_s < 1.5, "the scraper would have given up"
     assert found.body.endswith(ENVOY)
     assert world.failures() == {'{type="application"}': 1.0}
 
 
 def test_a_silent_envoy_does_not_take_the_applications_metrics_along(world: World) -> None:
     began_s = time.monotonic()
-    found = world.start(lambda _: None, page(APP)).scrape("X-Prometheus-Scrape-Timeout-Seconds: 0.6")
-    assert time.monotonic() - began_s < 0.6
+    found = world.start(lambda _: None, page(APP)).scrape("X-Prometheus-Scrape-Timeout-Seconds: 1.5")
+    assert time.monotonic() - began_s < 1.5
     assert found.body.endswith(APP)
     assert world.failures() == {'{type="envoy"}': 1.0}
 
