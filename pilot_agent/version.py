@@ -4,16 +4,13 @@ A packager stamps a build by writing `pilot_agent/_stamp.py` with any of the fiv
 leaves out is `unknown`, as in the reference.
 """
 
-from __future__ import annotations
-
 import sys
-
-from pilot_agent.record import Record
+from typing import NamedTuple
 
 _UNKNOWN = "unknown"
 
 
-class BuildInfo(Record):
+class BuildInfo(NamedTuple):
     """The five values, spelled and ordered as `version -o json` prints them."""
 
     version: str = _UNKNOWN

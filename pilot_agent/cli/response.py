@@ -1,16 +1,10 @@
 """Reads one HTTP/1.x answer from a socket: head, then a body in any of its four framings."""
 
-from __future__ import annotations
-
+import _socket
 import time
+from typing import Final, NamedTuple
 
 from pilot_agent.gotext import quote
-from pilot_agent.record import Record
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import _socket
-    from typing import Final
 
 _RECEIVE_BYTES: Final = 1 << 16
 _HEAD_LIMIT_BYTES: Final = 1 << 20
@@ -27,7 +21,7 @@ class ResponseError(Exception):
         self.in_body = in_body
 
 
-class Response(Record):
+class Response(NamedTuple):
     """A whole answer. Header names are in lower case; of a repeated one the first counts."""
 
     status: int

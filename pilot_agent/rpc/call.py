@@ -1,17 +1,16 @@
 """One call: messages out of DATA frames, messages into them, and the status that ends it."""
 
-import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pilot_agent.rpc import frames, headers
+from pilot_agent.rpc.messages import PREFIX_BYTES, MessageFaultError, MessageReader, prefix
 from pilot_agent.rpc.status import Code
 
 if TYPE_CHECKING:
     from pilot_agent.rpc.connection import Connection
 
-_PREFIX: Final = struct.Struct("!BI")  # compressed or not, length
 _GRANT_BYTES: Final = 1 << 19
 """Sent in one go at most, so that other calls of the connection get their turn."""
 
@@ -47,19 +46,19 @@ class Call:
         self.receiver: Receiver | None = None
         self._connection = connection
         self.limit_bytes = limit_bytes
-        self._received = bytearray()
+        self._reader = MessageReader(limit_bytes)
 
     def send(self, body: bytes) -> bool:
         """Write one response, waiting while the client wants no more; return whether it was taken.
 
         Not for the connection's thread: it is the one that hears that the client wants more.
         """
-        prefix, at, size = _PREFIX.pack(0, len(body)), 0, _PREFIX.size + len(body)
+        head, at, size = prefix(len(body)), 0, PREFIX_BYTES + len(body)
         view = memoryview(body)
         while at < size:
             granted = self._connection.grant(self, min(size - at, _GRANT_BYTES))
             if not granted or not self._connection.write_data(
-                self, granted, partial(self._frames, prefix, view, at, granted)
+                self, granted, partial(self._frames, head, view, at, granted)
             ):
                 return False
             at += granted
@@ -71,27 +70,19 @@ class Call:
 
     def take(self, data: bytes) -> None:
         """Take the content of a DATA frame; hand on the messages that are complete."""
-        received = self._received
-        received += data
-        while len(received) >= _PREFIX.size and not self.is_over:
-            is_compressed, length = _PREFIX.unpack_from(received)
-            if is_compressed:
-                self._refuse(Code.UNIMPLEMENTED, "compressed messages are not understood: use identity")
-            elif length > self.limit_bytes:
-                text = f"grpc: received message larger than max ({length} vs. {self.limit_bytes})"
-                self._refuse(Code.RESOURCE_EXHAUSTED, text)
-            elif len(received) < _PREFIX.size + length:
-                return
-            else:
-                assert self.receiver is not None, "a call that is not over has its receiver"
-                body = bytes(memoryview(received)[_PREFIX.size : _PREFIX.size + length])
-                del received[: _PREFIX.size + length]
+        assert self.receiver is not None, "a call that is not over has its receiver"
+        try:
+            for body in self._reader.take(data):
                 self.receiver.message(body)
+                if self.is_over:
+                    return
+        except MessageFaultError as fault:
+            self._refuse(fault.code, fault.details)
 
     def half_close(self) -> None:
         """Note that the client sends nothing more."""
         self.is_half_closed = True
-        if self._received and not self.is_over:
+        if self._reader.is_within and not self.is_over:
             self.finish(Code.INTERNAL, "the request's last message is cut off")
         if self.receiver is not None:
             self.receiver.half_closed()
@@ -101,15 +92,15 @@ class Call:
         if self.receiver is not None:
             self.receiver.cancelled()
 
-    def _frames(self, prefix: bytes, body: memoryview, at: int, count: int) -> list[bytes | memoryview]:
-        """Return `count` bytes of prefix and body from `at` on, cut into frames; the body is not copied."""
+    def _frames(self, head: bytes, body: memoryview, at: int, count: int) -> list[bytes | memoryview]:
+        """Return `count` bytes of head and body from `at` on, cut into frames; the body is not copied."""
         found: list[bytes | memoryview] = []
-        end, shift = at + count, len(prefix)
+        end, shift = at + count, len(head)
         while at < end:
             until = min(end, at + self._connection.frame_bytes)
             found.append(frames.head(until - at, frames.DATA, 0, self.stream))
             if at < shift:
-                found.append(prefix[at:until])
+                found.append(head[at:until])
             if until > shift:
                 found.append(body[max(at - shift, 0) : until - shift])
             at = until

@@ -1,6 +1,7 @@
 """HTTP/2 frames as they stand on the wire. Source: RFC 9113, sections 4, 6 and 7."""
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -12,7 +13,23 @@ END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR = 0x0, 0x1, 0x2, 0x3
 STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL = 0x5, 0x6, 0x7, 0x8
-COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 0x9, 0xB
+COMPRESSION_ERROR, ENHANCE_YOUR_CALM, INADEQUATE_SECURITY = 0x9, 0xB, 0xC
+_ERROR_NAMES: Final = (
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+)
 
 HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS = 1, 2, 3
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 4, 5, 6
@@ -47,7 +64,7 @@ class Head(NamedTuple):
     stream: int
 
 
-def read_head(data: bytes) -> Head:
+def read_head(data: bytes | memoryview) -> Head:
     """Return the head that these nine bytes are."""
     high, low, kind, flags, stream = _HEAD.unpack(data)
     return Head(high << 16 | low, kind, flags, stream & LARGEST_WINDOW_BYTES)
@@ -63,12 +80,53 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return head(len(payload), kind, flags, stream) + payload
 
 
+def headers(stream: int, block: bytes) -> bytes:
+    """Return the frames that open a request with this header block."""
+    parts = [block[at : at + DEFAULT_FRAME_BYTES] for at in range(0, len(block), DEFAULT_FRAME_BYTES)]
+    last = len(parts) - 1
+    return b"".join(
+        frame(CONTINUATION if at else HEADERS, END_HEADERS if at == last else 0, stream, part)
+        for at, part in enumerate(parts)
+    )
+
+
+class FrameReader:
+    """Cuts what a connection receives into frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def take(self, data: bytes) -> Iterator[tuple[Head, memoryview]]:
+        """Yield the frames that are whole now, with their payloads.
+
+        Raises:
+            ConnectionFaultError: a frame is larger than we allow.
+        """
+        whole = self._rest + data if self._rest else data
+        view, at, size = memoryview(whole), 0, len(whole)
+        while size - at >= HEAD_BYTES:
+            found = read_head(view[at : at + HEAD_BYTES])
+            if found.length_bytes > DEFAULT_FRAME_BYTES:
+                raise ConnectionFaultError(FRAME_SIZE_ERROR, f"frame of {found.length_bytes} bytes")
+            end = at + HEAD_BYTES + found.length_bytes
+            if end > size:
+                break
+            yield found, view[at + HEAD_BYTES : end]
+            at = end
+        self._rest = whole[at:]
+
+
+def error_name(code: int) -> str:
+    """Return an error code's name as RFC 9113, section 7 writes it."""
+    return _ERROR_NAMES[code] if code < len(_ERROR_NAMES) else f"unknown error code {code:#x}"
+
+
 def number(value: int) -> bytes:
     """Return a 32-bit number: a window's increment, an error code, a stream."""
     return _NUMBER.pack(value)
 
 
-def read_number(payload: bytes) -> int:
+def read_number(payload: bytes | memoryview) -> int:
     """Return the 32-bit number that the payload begins with."""
     return int(_NUMBER.unpack_from(payload)[0])
 

@@ -1,9 +1,11 @@
-"""The header blocks of gRPC: a request's are read with the hpack library, a response's are a few fixed bytes.
+"""The header blocks of gRPC: the peer's are read with the hpack library, ours are a few literal bytes.
 
-Responses use neither Huffman coding nor the dynamic table, so that nothing has to be kept for them.
+Ours use neither Huffman coding nor the dynamic table, so that nothing has to be kept for them.
 """
 
+import base64
 import re
+from collections.abc import Iterable
 from typing import Final
 
 import hpack
@@ -19,6 +21,12 @@ _GRPC: Final = "application/grpc"
 _PSEUDO: Final = frozenset({":method", ":scheme", ":path", ":authority"})
 _OF_CONNECTIONS: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
+)
+_CALL_FIELDS: Final = (
+    (b"content-type", b"application/grpc"),
+    (b"user-agent", b"pilot-agent"),
+    (b"te", b"trailers"),
+    (b"grpc-accept-encoding", b"identity"),
 )
 _NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 _NOT_IN_VALUES: Final = re.compile(r"[\0\r\n]")
@@ -73,8 +81,13 @@ def are_trailers(pairs: Pairs) -> bool:
 
 def is_grpc(found: dict[str, str]) -> bool:
     """Return whether a request with these headers is a call. Source: gRPC over HTTP2."""
+    return found[":method"] == "POST" and is_grpc_content(found)
+
+
+def is_grpc_content(found: dict[str, str]) -> bool:
+    """Return whether these headers announce gRPC's messages."""
     kind = found.get("content-type", "")
-    return found[":method"] == "POST" and (kind == _GRPC or kind.startswith((f"{_GRPC}+", f"{_GRPC};")))
+    return kind == _GRPC or kind.startswith((f"{_GRPC}+", f"{_GRPC};"))
 
 
 def _is_field(name: str, value: str) -> bool:
@@ -83,8 +96,9 @@ def _is_field(name: str, value: str) -> bool:
     return _NAME.fullmatch(name) is not None and _NOT_IN_VALUES.search(value) is None
 
 
-def _literal(name: bytes, value: bytes) -> bytes:
-    return b"\0" + _text(name) + _text(value)
+def _literal(name: bytes, value: bytes, *, is_secret: bool = False) -> bytes:
+    """Return a field that is not put into the table; a secret one by nobody on its way."""
+    return (b"\x10" if is_secret else b"\0") + _text(name) + _text(value)
 
 
 def _text(value: bytes) -> bytes:
@@ -101,6 +115,18 @@ def _integer(value: int, *, prefix_bits: int) -> bytes:
         found.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes((*found, value))
+
+
+def call(path: str, *, authority: str, is_secure: bool, metadata: Iterable[tuple[str, str | bytes]]) -> bytes:
+    """Return the header block that opens a call; bytes go in base64, as names in `-bin` want it."""
+    scheme = b"\x87" if is_secure else b"\x86"  # the static table's entries 7 and 6; 3 is POST
+    fields = [(b":path", path.encode()), (b":authority", authority.encode()), *_CALL_FIELDS]
+    for name, value in metadata:
+        plain = value.encode() if isinstance(value, str) else base64.b64encode(value).rstrip(b"=")
+        fields.append((name.encode(), plain))
+    return (
+        b"\x83" + scheme + b"".join(_literal(*each, is_secret=each[0] == b"authorization") for each in fields)
+    )
 
 
 NO_TABLE: Final = b"\x20"

@@ -63,7 +63,7 @@ def restrict(context: ssl.SSLContext, limits: Limits, group: str = "") -> None:
             raise ComplianceError(f"{ssl.OPENSSL_VERSION} has no key exchange {group}") from error
 
 
-def check(sock: ssl.SSLSocket, limits: Limits) -> None:
+def check(sock: ssl.SSLSocket | ssl.SSLObject, limits: Limits) -> None:
     """Look at what was agreed on: the suites of TLS 1.3 cannot be chosen beforehand.
 
     Raises:

@@ -1,57 +1,31 @@
-"""Opens connections to istiod: one channel for each stream, with roots and token of the moment."""
+"""Opens streams to istiod: a connection for each, with roots and token of the moment."""
 
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pilot_agent.log import get_logger
+from pilot_agent.rpc.client import ClientCall, Keepalive, Secured, Target
 from pilot_agent.security.certificate import CertificateError, certificate_facts
 from pilot_agent.xds import roots
 from pilot_agent.xds.methods import METHODS
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.requests import Variant
 
-if TYPE_CHECKING:
-    import grpc
-
-    from pilot_agent.xds.istiod_call import IstiodCall
-
-_WINDOW_BYTES: Final = 1 << 20
 _HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _TEXT: Final = re.compile(r"[ -~]*")
 _log = get_logger("xdsproxy")
 
 
 def load() -> None:
-    """Import gRPC, so that no connection waits for it: some 40 ms."""
-    import pilot_agent.xds.istiod_call  # noqa: PLC0415, F401
+    """Import what TLS needs, so that no connection waits for it: some 15 ms."""
+    import pilot_agent.http.proxy  # noqa: PLC0415
+    import pilot_agent.security.tls  # noqa: F401, PLC0415
 
 
 class DialError(OSError):
     """The connection's options are unusable; nothing was sent."""
-
-
-class Connection:
-    """One channel and the stream on it; who opened it closes it."""
-
-    def __init__(self, channel: "grpc.Channel", metadata: tuple[tuple[str, str | bytes], ...]) -> None:
-        self.channel = channel
-        self._metadata = metadata
-        self._call: IstiodCall | None = None
-
-    def start(self, variant: Variant) -> "IstiodCall":
-        """Begin the stream."""
-        from pilot_agent.xds.istiod_call import IstiodCall  # noqa: PLC0415  # imports gRPC
-
-        self._call = IstiodCall(self.channel, METHODS[variant], self._metadata)
-        return self._call
-
-    def close(self) -> None:
-        """End the stream too, if it has not ended; on the thread that reads it."""
-        if self._call is not None:
-            self._call.close()
-        self.channel.close()
 
 
 class Dialer:
@@ -61,43 +35,27 @@ class Dialer:
         self._options = options
         self._root_pem = options.root_pem
 
-    def connect(self) -> Connection:
-        """Return a new connection, which is made when its stream starts; TLS 1.2 is gRPC's own minimum.
+    def call(self, variant: Variant) -> ClientCall:
+        """Return a new stream on a connection of its own, which is made when its responses are read.
 
         Raises:
             DialError: the client's key cannot be read, or a header cannot be sent.
         """
-        import grpc  # noqa: PLC0415  # only this actor's process has it
-
-        options, metadata = self._options, self._metadata()
-        if options.is_plaintext:
-            channel = grpc.insecure_channel(options.upstream_address, options=self._channel_options())
-        else:
-            channel = grpc.secure_channel(
-                options.upstream_address, self._credentials(), options=self._channel_options()
-            )
-        return Connection(channel, metadata)
-
-    def _channel_options(self) -> tuple[tuple[str, object], ...]:
         options = self._options
-        common: tuple[tuple[str, object], ...] = (
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.enable_retries", 0),
-            ("grpc.service_config_disable_resolution", 1),
-            ("grpc.max_receive_message_length", options.message_limit_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.keepalive_time_ms", int(options.keepalive_interval_s * 1000)),
-            ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
-            ("grpc.http2.max_pings_without_data", 0),
+        target = Target(
+            address=options.upstream_address,
+            secured=None if options.is_plaintext else self._secured(),
+            authority="" if options.is_plaintext else options.server_name,
+            user_timeout_s=options.keepalive_timeout_s,
         )
-        if options.is_plaintext or not options.server_name:
-            return common
-        return (
-            *common,
-            ("grpc.ssl_target_name_override", options.server_name),
-            ("grpc.default_authority", options.server_name),
+        return ClientCall(
+            target,
+            METHODS[variant],
+            self._metadata(),
+            limit_bytes=options.message_limit_bytes,
+            keepalive=Keepalive(
+                interval_s=options.keepalive_interval_s, timeout_s=options.keepalive_timeout_s
+            ),
         )
 
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -124,31 +82,43 @@ class Dialer:
             _log.warn(f"failed to read token file {path}, going on without a token: {error}")
             return ""
 
-    def _credentials(self) -> "grpc.ChannelCredentials":
-        import grpc  # noqa: PLC0415  # only this actor's process has it
+    def _secured(self) -> Secured:
+        from pilot_agent.security.tls import Tls  # noqa: PLC0415  # imported late, see `load`
 
+        options = self._options
         try:
-            self._root_pem = roots.read_roots(self._options.root_path)
+            self._root_pem = roots.read_roots(options.root_path)
         except roots.XdsRootError as error:
             _log.warn(f"root certificates for XDS not reloaded, the old ones stay: {error}")
-        key, chain = self._client_pair()
-        return grpc.ssl_channel_credentials(self._root_pem, key, chain)
+        key_path, chain_path = self._client_pair()
+        tls = Tls(
+            server_name=options.server_name or options.upstream_address.rpartition(":")[0].strip("[]"),
+            roots_pem=self._root_pem.decode("latin-1"),
+            client_chain_path=chain_path,
+            client_key_path=key_path,
+            policy=options.compliance_policy,
+        )
+        try:
+            return Secured(tuple(tls.contexts()), tls.server_name, tls.check)
+        except (OSError, ValueError) as error:
+            raise DialError(f"TLS for the XDS server: {getattr(error, 'reason', '') or error}") from error
 
-    def _client_pair(self) -> tuple[bytes | None, bytes | None]:
-        """Return key and chain if the certificate can be used; an unusable one leaves it to the token."""
+    def _client_pair(self) -> tuple[str, str]:
+        """Return the paths of key and chain if the certificate can be used; empty: it is up to the token."""
         options = self._options
         if not options.client_key_path or not options.client_chain_path:
-            return None, None
+            return "", ""
         try:
             chain = Path(options.client_chain_path).read_bytes()
             not_after_unix_s = certificate_facts(chain.decode("latin-1")).not_after_unix_s
         except (OSError, CertificateError) as error:
             _log.warn(f"client certificate {options.client_chain_path} not offered: {error}")
-            return None, None
+            return "", ""
         if not_after_unix_s < time.time():
             _log.warn(f"client certificate {options.client_chain_path} has expired, going on with the token")
-            return None, None
+            return "", ""
         try:
-            return Path(options.client_key_path).read_bytes(), chain
+            Path(options.client_key_path).read_bytes()  # OpenSSL's error would not say which file it is
         except OSError as error:
             raise DialError(f"client key {options.client_key_path}: {error.strerror}") from error
+        return options.client_key_path, options.client_chain_path

@@ -11,13 +11,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
 from tenacity.stop import stop_when_event_set
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import Code
+from pilot_agent.rpc.client import ClientCall
 from pilot_agent.wire import WireError
 from pilot_agent.xds import debug_lines, memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
@@ -36,9 +37,6 @@ from pilot_agent.xds.known_good.stream import KnownGood
 from pilot_agent.xds.leg import ASK, REPORT, Health, Leg
 from pilot_agent.xds.outcome import Outcome
 from pilot_agent.xds.states import States
-
-if TYPE_CHECKING:
-    from pilot_agent.xds.istiod_call import IstiodCall
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
@@ -235,25 +233,20 @@ class IstiodStream:
 
     def _attempt(self, leg: Leg) -> Outcome:
         try:
-            connection = self._dialer.connect()
+            leg.call = call = self._dialer.call(self.variant)
         except DialError as error:
             return self._dial_failed(error)
         try:
-            leg.call = call = connection.start(self.variant)
             if leg.over.is_set():
                 call.cancel()
             return self._read(leg, call)
         finally:
             leg.end()
-            connection.close()
+            call.close()
             _log.debug(f"disconnected from {self._kind}XDS server: {self._address}", id=self.name)
 
-    def _read(self, leg: Leg, call: "IstiodCall") -> Outcome:
-        """Pass istiod's responses on until the stream ends.
-
-        "connected" is said at the first of them: gRPC's watch of a channel (`subscribe`) would tell it
-        earlier, but its thread dies with an error when the channel is closed at the wrong moment.
-        """
+    def _read(self, leg: Leg, call: ClientCall) -> Outcome:
+        """Pass istiod's responses on until the stream ends; "connected" is said at the first of them."""
         sender = threading.Thread(
             target=call.send_all, args=(self._outgoing(leg),), name=f"requests-{self.name}", daemon=True
         )
@@ -264,16 +257,16 @@ class IstiodStream:
                 _log.info(f"connected to {self._kind}upstream XDS server: {self._address}", id=self.name)
                 self._note_answer(leg)
             try:
-                self._dispatch(leg, body)
+                self._dispatch(leg, call, body)
             except WireError as error:
                 malformed = malformed or self._malformed(leg, error)
             is_big = len(body) >= memory.BIG_BYTES
             del body  # else it would be held until the next response
             if is_big:  # the next small one may be read ahead
                 with leg.turn:
-                    leg.pipes.wait_until_taken()
+                    leg.pipes.wait_until_taken(call)
                 memory.trim_soon()
-        return malformed or Outcome(call.code, call.details, call.code is Code.OK or leg.was_served)
+        return malformed or Outcome(call.code, call.details)
 
     def _note_answer(self, leg: Leg) -> None:
         leg.was_served = self._may_resume = True
@@ -285,7 +278,7 @@ class IstiodStream:
         leg.end()
         return Outcome(Code.INTERNAL, f"failed to unmarshal the received message: {error}")
 
-    def _dispatch(self, leg: Leg, body: bytes) -> None:
+    def _dispatch(self, leg: Leg, call: ClientCall, body: bytes) -> None:
         """Send one response where it belongs.
 
         Raises:
@@ -309,11 +302,11 @@ class IstiodStream:
             if seen.resource_count:
                 leg.pipes.insert(self._consume(seen))
         elif seen.type_url == type_urls.ECDS:
-            self._send(leg, lambda: self._converted(self._port.extension_configs(leg.number, seen)))
+            self._send(leg, lambda: self._converted(self._port.extension_configs(leg.number, seen)), call)
         else:
             if self._known_good is not None:
                 self._known_good.response(seen)
-            self._send(leg, lambda: body)
+            self._send(leg, lambda: body, call)
 
     def _converted(self, body: bytes | None) -> bytes | None:
         """Note what Envoy gets instead of what istiod sent."""
@@ -322,12 +315,15 @@ class IstiodStream:
             self._known_good.response(read_sotw_response(body) if is_sotw else read_delta_response(body))
         return body
 
-    def _send(self, leg: Leg, make: Callable[[], bytes | None]) -> None:
-        """Send Envoy what `make` returns when its turn has come; None is nothing."""
+    def _send(self, leg: Leg, make: Callable[[], bytes | None], reading: ClientCall | None = None) -> None:
+        """Send Envoy what `make` returns when its turn has come; None is nothing.
+
+        `reading` is the call whose reader this is: it is served while Envoy takes its time.
+        """
         with leg.turn:
             body = make()
             if body is not None:
-                leg.pipes.send(body)
+                leg.pipes.send(body, reading)
 
     def _consume(self, seen: SotwResponse | DeltaResponse) -> bytes:
         """Hand an internal type to its consumer; return the ACK or NACK for istiod."""

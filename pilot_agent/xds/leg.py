@@ -7,7 +7,7 @@ from pilot_agent.xds import requests, type_urls
 from pilot_agent.xds.pipes import UpstreamEnd
 
 if TYPE_CHECKING:
-    from pilot_agent.xds.istiod_call import IstiodCall
+    from pilot_agent.rpc.client import ClientCall
 
 
 class Health:
@@ -47,7 +47,7 @@ class Leg:
         self.over = threading.Event()
         self.was_served = False  # a response has come
         self.is_given_up = False  # it took istiod too long
-        self.call: IstiodCall | None = None  # once it was made
+        self.call: ClientCall | None = None  # once it was made
 
     def end(self) -> None:
         """Cancel the call and let go of everybody who waits; may be called twice and from any thread."""

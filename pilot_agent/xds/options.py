@@ -58,6 +58,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     server_name: str = ""  # empty: the name in the address
     client_key_path: str = ""
     client_chain_path: str = ""
+    compliance_policy: str = ""  # COMPLIANCE_POLICY
     keepalive_interval_s: float = 30.0
     keepalive_timeout_s: float = 10.0
     receive_limit_bytes: int = 4 << 20  # of one request of Envoy's
@@ -89,6 +90,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
             server_name=server_name(address, environment.string("ISTIOD_SAN")),
             client_key_path=key_path,
             client_chain_path=chain_path,
+            compliance_policy=environment.string("COMPLIANCE_POLICY"),
             keepalive_interval_s=environment.seconds("GRPC_KEEPALIVE_INTERVAL", 30.0),
             keepalive_timeout_s=environment.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
             receive_limit_bytes=environment.integer("ISTIO_GPRC_MAXRECVMSGSIZE", 4 << 20),

@@ -11,18 +11,9 @@ _UNAVAILABLE_TEXTS: Final = (
     "error reading from server: EOF",
     "transport is closing",
 )
-_LOST_TEXTS: Final = (  # an orderly loss of the connection in the words of this gRPC library
-    "Socket closed",
-    "GOAWAY received",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Transport closed",
-    "Cancelling all calls",
-)
 _ANY_TEXTS: Final = (
     "stream terminated by RST_STREAM with error code: NO_ERROR",
     "received prior goaway: code: NO_ERROR",
-    "RST_STREAM with error code 0",
 )
 
 
@@ -44,14 +35,12 @@ class Outcome(msgspec.Struct, frozen=True):
 
     code: Code
     details: str
-    was_served: bool = True  # a response had come: the loss of such a connection is no news
 
     @property
     def kind(self) -> Literal["graceful", "expected", "unexpected"]:
         """Return the class; the first two are no news, the third is a warning.
 
-        Source: the reference's xDS proxy, error classification. This library's texts for a lost
-        connection are also those of a peer that refuses every handshake, hence `was_served`.
+        Source: the reference's xDS proxy, error classification; the texts are those of Go's gRPC.
         """
         if self.code is Code.OK:
             return "graceful"
@@ -59,8 +48,7 @@ class Outcome(msgspec.Struct, frozen=True):
             return "expected"
         if any(text in self.details for text in _ANY_TEXTS):
             return "expected"
-        known = _UNAVAILABLE_TEXTS + (_LOST_TEXTS if self.was_served else ())
-        if self.code is Code.UNAVAILABLE and any(text in self.details for text in known):
+        if self.code is Code.UNAVAILABLE and any(text in self.details for text in _UNAVAILABLE_TEXTS):
             return "expected"
         return "unexpected"
 

@@ -235,7 +235,7 @@ TROUBLES = {
     "istiod is down": Trouble(
         begins=lambda _, istiod: istiod.quit(),
         ends=lambda _, istiod: istiod.start(),
-        line=UPSTREAM + "Unavailable desc = .*Connection refused",
+        line=UPSTREAM + "Unavailable desc = .*connection refused",
     ),
     "the root of another CA": Trouble(
         begins=foreign_root,

@@ -1,4 +1,4 @@
-"""gRPC's segregated call, with each version of grpcio that setup.cfg admits."""
+"""The client beside our own server: order, cancelling at any step, lost connections, no leftovers."""
 
 import gc
 import queue
@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
 
 from pilot_agent.rpc import CallEnded, Code, Requests, Server, iterating
-from pilot_agent.xds.istiod_call import IstiodCall
+from pilot_agent.rpc.client import ClientCall, Target
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
@@ -32,7 +31,7 @@ def _istiod(requests: Requests, metadata: "queue.SimpleQueue[dict[str, str]]") -
 
 class Place:
     def __init__(self, path: str) -> None:
-        self.target = f"unix:{path}"
+        self.target = Target(address=f"unix:{path}")
         self.metadata: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
         self.server = Server(
             {"/istiod/Ads": iterating(lambda requests: _istiod(requests, self.metadata))},
@@ -51,20 +50,32 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made.server.quit()
 
 
-def a_channel(target: str) -> grpc.Channel:
-    return grpc.insecure_channel(
-        target, (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
-    )
+def a_call(target: Target, *metadata: tuple[str, str | bytes]) -> ClientCall:
+    return ClientCall(target, "/istiod/Ads", metadata, limit_bytes=64 * MIB)
 
 
 @pytest.fixture
-def begin(place: Place) -> Iterator[Callable[[], IstiodCall]]:
-    with a_channel(place.target) as channel:
-        yield lambda: IstiodCall(channel, "/istiod/Ads", (("clusterid", "Kubernetes"), ("a-bin", b"\0\1")))
+def begin(place: Place) -> Iterator[Callable[[], ClientCall]]:
+    begun: list[ClientCall] = []
+
+    def call() -> ClientCall:
+        begun.append(a_call(place.target, ("clusterid", "Kubernetes"), ("a-bin", b"\0\1")))
+        return begun[-1]
+
+    yield call
+    for each in begun:
+        each.close()
+
+
+def send_from_a_thread(call: ClientCall, *bodies: bytes) -> threading.Thread:
+    """The connection is made by who reads, so that nobody can send before."""
+    sender = threading.Thread(target=call.send_all, args=(bodies,), daemon=True)
+    sender.start()
+    return sender
 
 
 def test_requests_and_responses_pass_in_order_and_the_status_with_its_text(
-    place: Place, begin: Callable[[], IstiodCall]
+    place: Place, begin: Callable[[], ClientCall]
 ) -> None:
     call = begin()
     bodies = [b"", b"a", b"b" * (5 * MIB), *(b"%d" % number for number in range(200))]
@@ -81,9 +92,9 @@ def test_requests_and_responses_pass_in_order_and_the_status_with_its_text(
 
 
 @pytest.mark.parametrize("request_", [b"silence", b"flood"], ids=["silence", "flood"])
-def test_a_call_is_cancelled_while_its_reader_waits(begin: Callable[[], IstiodCall], request_: bytes) -> None:
+def test_a_call_is_cancelled_while_its_reader_waits(begin: Callable[[], ClientCall], request_: bytes) -> None:
     call = begin()
-    call.send_all([request_])
+    send_from_a_thread(call, request_)
     timer = threading.Timer(0.05, call.cancel)
     timer.start()
     for body in call.responses():
@@ -92,7 +103,7 @@ def test_a_call_is_cancelled_while_its_reader_waits(begin: Callable[[], IstiodCa
     timer.join()
 
 
-def test_a_call_is_cancelled_while_it_sends(begin: Callable[[], IstiodCall]) -> None:
+def test_a_call_is_cancelled_while_it_sends(begin: Callable[[], ClientCall]) -> None:
     """The first request is larger than every window: the second waits for its turn."""
     call = begin()
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -102,12 +113,12 @@ def test_a_call_is_cancelled_while_it_sends(begin: Callable[[], IstiodCall]) -> 
             asked.put(number)
             yield b"r" * (16 * MIB)
 
-    with ThreadPoolExecutor(1) as pool:
-        sender = pool.submit(call.send_all, requests())
+    with ThreadPoolExecutor(2) as pool:
+        sender, reader = pool.submit(call.send_all, requests()), pool.submit(list, call.responses())
         asked.get(timeout=10)
         asked.get(timeout=10)
         call.cancel()
-        assert list(call.responses()) == []
+        reader.result(10)
         sender.result(10)
     assert call.code is Code.CANCELLED
 
@@ -115,20 +126,17 @@ def test_a_call_is_cancelled_while_it_sends(begin: Callable[[], IstiodCall]) -> 
 def test_a_call_that_nobody_answers_is_unavailable_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with a_channel(f"127.0.0.1:{port}") as channel:
-        call = IstiodCall(channel, "/istiod/Ads", ())
-        assert list(call.responses()) == []
-        assert call.code is Code.UNAVAILABLE
-        assert call.details
+    call = a_call(Target(address=f"127.0.0.1:{port}"))
+    assert list(call.responses()) == []
+    refused = f"dial tcp 127.0.0.1:{port}: connect: connection refused"
+    assert call.code is Code.UNAVAILABLE
+    assert call.details == f'connection error: desc = "transport: Error while dialing: {refused}"'
+    call.close()
 
 
-def test_a_call_that_never_connects_can_be_cancelled() -> None:
-    with (
-        socket.create_server(("127.0.0.1", 0)) as mute,
-        ThreadPoolExecutor(2) as pool,
-        a_channel(f"127.0.0.1:{mute.getsockname()[1]}") as channel,
-    ):
-        call = IstiodCall(channel, "/istiod/Ads", ())
+def test_a_call_whose_server_never_speaks_can_be_cancelled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, ThreadPoolExecutor(2) as pool:
+        call = a_call(Target(address=f"127.0.0.1:{mute.getsockname()[1]}"))
         sender = pool.submit(call.send_all, [b"1", b"2", b"3"])
         reader = pool.submit(list, call.responses())
         accepted, _ = mute.accept()
@@ -139,39 +147,53 @@ def test_a_call_that_never_connects_can_be_cancelled() -> None:
         accepted.close()
 
 
+def test_a_call_that_is_still_connecting_can_be_cancelled() -> None:
+    """A listener whose queue is full takes no more connections: connecting hangs."""
+    with socket.socket() as full, ThreadPoolExecutor(2) as pool:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        fillers = [socket.socket() for _ in range(4)]
+        for each in fillers:
+            each.setblocking(False)
+            each.connect_ex(full.getsockname())
+        call = a_call(Target(address=f"127.0.0.1:{full.getsockname()[1]}"))
+        reader, sender = pool.submit(list, call.responses()), pool.submit(call.send, b"1")
+        call.cancel()
+        assert reader.result(5) == []
+        assert sender.result(5) is False
+        for each in fillers:
+            each.close()
+
+
 @pytest.mark.parametrize("was_read", [False, True], ids=["unread", "left"])
-def test_a_channel_can_be_closed_when_its_call_was_left_alone(place: Place, was_read: bool) -> None:
-    """gRPC waits in `Channel.close` until the call has told all that it has to tell."""
-    channel = a_channel(place.target)
-    call = IstiodCall(channel, "/istiod/Ads", ())
-    call.send_all([b"flood"])
+def test_a_call_can_be_closed_when_it_was_left_alone(place: Place, *, was_read: bool) -> None:
+    call = a_call(place.target)
+    sender = send_from_a_thread(call, b"flood")
     responses = call.responses()
     if was_read:
         assert next(responses)
     call.close()
-    closing = threading.Thread(target=channel.close, daemon=True)
-    closing.start()
-    closing.join(10)
-    assert not closing.is_alive()
+    sender.join(10)
+    assert not sender.is_alive()
+    assert list(responses) == []
 
 
-def test_the_lost_connection_ends_the_call(place: Place, begin: Callable[[], IstiodCall]) -> None:
+def test_the_lost_connection_ends_the_call(place: Place, begin: Callable[[], ClientCall]) -> None:
     call = begin()
-    call.send_all([b"1"])
+    send_from_a_thread(call, b"1")
     responses = call.responses()
     assert next(responses) == b"1"
     place.server.quit()
     assert list(responses) == []
-    assert call.code in {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN}
+    assert call.code is Code.UNAVAILABLE
 
 
 def test_many_calls_leave_no_thread_and_no_descriptor(place: Place) -> None:
     def serve(number: int) -> None:
-        with a_channel(place.target) as channel:
-            call = IstiodCall(channel, "/istiod/Ads", ())
-            call.send_all([b"flood" if number % 2 else b"1"])
-            assert next(call.responses())
-            call.close()
+        call = a_call(place.target)
+        send_from_a_thread(call, b"flood" if number % 2 else b"1")
+        assert next(call.responses())
+        call.close()
 
     for number in range(20):
         serve(number)
