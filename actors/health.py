@@ -280,8 +280,9 @@ class HealthActor(RuntimeActor):
         if self._listener is not None or self._keeper.generations.draining_cause:
             return
         port = self.context.settings(StatusOptions).port
-        self._listener = listener_on(port)
-        if self._listener is None:
+        try:
+            self._listener = listener_on(port)
+        except OSError:  # the start has told it, once
             self._open_port_later(min(2 * wish.delay_s, _REOPEN_LAST_S))
             return
         _log.info(f"Opened status port {port} at last")

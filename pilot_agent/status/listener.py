@@ -34,22 +34,26 @@ def open_listener(options: StatusOptions) -> socket.socket | None:
     if options.port == 0:
         return None
     _log.info(f"Opening status port {options.port}")
-    return listener_on(options.port)
+    try:
+        return listener_on(options.port)
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        _log.error(f"Error listening on status port: listen tcp :{options.port}: bind: {words}")
+        return None
 
 
-def listener_on(port: int) -> socket.socket | None:
-    """Return a socket that listens on `port`; None, and an error line, when it cannot be had."""
+def listener_on(port: int) -> socket.socket:
+    """Return a socket that listens on `port`.
+
+    Raises:
+        OSError: it cannot be had just now.
+    """
     try:
         return _listening(socket.AF_INET6, port)
     except OSError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-            _complain(port, error)
-            return None
-    try:
-        return _listening(socket.AF_INET, port)  # a kernel without IPv6
-    except OSError as error:
-        _complain(port, error)
-        return None
+            raise
+    return _listening(socket.AF_INET, port)  # a kernel without IPv6
 
 
 def adopt(listener: StatusListener) -> socket.socket | None:
@@ -81,8 +85,3 @@ def _listening(family: socket.AddressFamily, port: int) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _complain(port: int, error: OSError) -> None:
-    words = (error.strerror or str(error)).lower()
-    _log.error(f"Error listening on status port: listen tcp :{port}: bind: {words}")
