@@ -19,7 +19,7 @@ class Running(msgspec.Struct):
     control: ControlEnd
     started_s: float  # monotonic
     ready: bool = False
-    asked_since_s: float | None = None
+    silent_since_s: float | None = None
     stopped_since_s: float | None = None
     killed_because: str | None = None
 
@@ -50,7 +50,7 @@ class Child(msgspec.Struct):
         self.answer, self.answered_s = answer, now_s
         self.notes = self.notes | answer.notes
         if self.running is not None:
-            self.running.asked_since_s = None
+            self.running.silent_since_s = None
 
     def ended(self) -> Running:
         """Forget the living incarnation, keeping its counters; return it."""
@@ -73,7 +73,7 @@ class Child(msgspec.Struct):
         """Return what the watchdog judges."""
         assert self.running is not None
         return Vitals(
-            asked_since_s=self.running.asked_since_s,
+            silent_since_s=self.running.silent_since_s,
             stopped_since_s=self.running.stopped_since_s,
             private_bytes=private_bytes,
             private_limit_bytes=self.spec.private_limit_bytes,

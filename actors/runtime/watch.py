@@ -60,8 +60,8 @@ class Watch:
         if away_s:
             _log.info(f"the whole agent was frozen or suspended for {away_s:.1f} s: all clocks start anew")
         for child in self._family.values():
-            if child.running is not None and child.running.asked_since_s is not None and away_s:
-                child.running.asked_since_s = now_s
+            if child.running is not None and child.running.silent_since_s is not None and away_s:
+                child.running.silent_since_s = now_s
         self._judge()
         self._service_manager.look(
             all_ready=all(child.running is not None and child.running.ready for child in self._wanted())
@@ -98,8 +98,9 @@ class Watch:
         now_s = time.monotonic()
         for child in self._family.values():
             if child.running is not None:
-                if child.running.asked_since_s is None:
-                    child.running.asked_since_s = now_s
+                if child.running.silent_since_s is None:
+                    heard_s = max(child.running.started_s, child.answered_s)
+                    child.running.silent_since_s = watchdog.silent_since_s(heard_s, now_s)
                 self._say(child, said.Heartbeat(number=self._heartbeat))
         if (health := self._family.get(Role.HEALTH)) is not None:
             self._say(health, self._tree_state(now_s))

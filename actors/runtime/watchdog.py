@@ -1,7 +1,7 @@
 """When is an actor to be killed? Pure: the supervisor measures, this decides.
 
-A hang is an unanswered heartbeat, counted in the supervisor's own attentive time: what the supervisor
-itself overslept (a frozen container, a suspended machine) is no actor's fault.
+A hang is an unanswered heartbeat, counted from the last sign of life in the supervisor's own attentive
+time: what the supervisor itself overslept (a frozen container, a suspended machine) is no actor's fault.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ GAP_S: Final = 2.0
 class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one actor at one moment; times are monotonic seconds."""
 
-    asked_since_s: float | None  # when the oldest unanswered heartbeat was sent; None: all answered
+    silent_since_s: float | None  # last sign of life before an unanswered heartbeat; None: all answered
     stopped_since_s: float | None  # SIGSTOP seen and no SIGCONT since
     private_bytes: int  # resident minus file-backed, now
     private_limit_bytes: int
@@ -35,11 +35,20 @@ def reason_to_kill(vitals: Vitals, now_s: float) -> str | None:
     if vitals.private_bytes > vitals.private_limit_bytes:
         got, limit = vitals.private_bytes >> 20, vitals.private_limit_bytes >> 20
         return f"private memory got={got} MiB limit={limit} MiB"
-    if vitals.asked_since_s is not None and now_s - vitals.asked_since_s > vitals.heartbeat_late_s:
-        return f"no answer to a heartbeat for {now_s - vitals.asked_since_s:.1f} s"
+    if vitals.silent_since_s is not None and now_s - vitals.silent_since_s > vitals.heartbeat_late_s:
+        return f"no answer to a heartbeat for {now_s - vitals.silent_since_s:.1f} s"
     if vitals.oldest_unfinished_s > 3 * vitals.heartbeat_late_s:
         return f"byte path stuck for {vitals.oldest_unfinished_s:.1f} s"
     return None
+
+
+def silent_since_s(heard_s: float, now_s: float) -> float:
+    """Return since when an actor counts as silent that is asked now and was heard of last at `heard_s`.
+
+    A hang that begins right after an answer is as long as one that begins with the question; but what the
+    supervisor asked too late is not counted.
+    """
+    return max(heard_s, now_s - HEARTBEAT_EVERY_S)
 
 
 def own_absence_s(last_look_s: float, now_s: float, interval_s: float) -> float:

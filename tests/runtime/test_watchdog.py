@@ -6,10 +6,10 @@ import msgspec
 import pytest
 
 from actors.runtime.backoff import restart_delay_s
-from actors.runtime.watchdog import Vitals, own_absence_s, reason_to_kill
+from actors.runtime.watchdog import Vitals, own_absence_s, reason_to_kill, silent_since_s
 
 WELL = Vitals(
-    asked_since_s=None,
+    silent_since_s=None,
     stopped_since_s=None,
     private_bytes=10,
     private_limit_bytes=100,
@@ -23,8 +23,8 @@ NOW_S = 1000.0
     ("change", "reason"),
     [
         ({}, None),
-        ({"asked_since_s": NOW_S - 9.9}, None),
-        ({"asked_since_s": NOW_S - 10.5}, "no answer to a heartbeat for 10.5 s"),
+        ({"silent_since_s": NOW_S - 9.9}, None),
+        ({"silent_since_s": NOW_S - 10.5}, "no answer to a heartbeat for 10.5 s"),
         ({"stopped_since_s": NOW_S - 0.4}, None),
         ({"stopped_since_s": NOW_S - 0.6}, "stopped for 0.6 s"),
         ({"private_bytes": 100}, None),
@@ -45,6 +45,11 @@ def test_an_actor_is_killed_only_with_a_reason(change: dict[str, Any], reason: s
 )
 def test_the_supervisors_own_absence_is_noticed(gap_s: float, away_s: float) -> None:
     assert own_absence_s(NOW_S, NOW_S + gap_s, 0.25) == pytest.approx(away_s)
+
+
+def test_silence_begins_with_the_last_sign_of_life_but_not_while_nobody_asked() -> None:
+    assert silent_since_s(NOW_S - 1.9, NOW_S) == NOW_S - 1.9
+    assert silent_since_s(NOW_S - 60.0, NOW_S) == NOW_S - 2.0
 
 
 def test_the_first_restart_is_immediate_and_none_waits_above_ten_seconds() -> None:
