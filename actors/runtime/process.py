@@ -80,18 +80,20 @@ def open_descriptors() -> list[int]:
 
     poll() says it: a process that keeps secrets may not read its own /proc/self/fd unless it is root, and
     closerange() walks a limit that may be a billion. The kernel gives out the lowest free number, so gaps
-    are small.
+    are small. It refuses to look at more of them than the process may have, which can be very few.
     """
     found: list[int] = []
     start = gap = 0
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    at_once = _ASKED_AT_ONCE if soft == resource.RLIM_INFINITY else max(1, min(_ASKED_AT_ONCE, soft))
     while gap < _GAP_AT_THE_END:
         poller = select.poll()
-        for descriptor in range(start, start + _ASKED_AT_ONCE):
+        for descriptor in range(start, start + at_once):
             poller.register(descriptor, 0)
         closed = {descriptor for descriptor, events in poller.poll(0) if events & select.POLLNVAL}
-        found += [each for each in range(start, start + _ASKED_AT_ONCE) if each not in closed]
-        gap = gap + _ASKED_AT_ONCE if len(closed) == _ASKED_AT_ONCE else 0
-        start += _ASKED_AT_ONCE
+        found += [each for each in range(start, start + at_once) if each not in closed]
+        gap = gap + at_once if len(closed) == at_once else 0
+        start += at_once
     return found
 
 
