@@ -24,6 +24,8 @@ FIRST, NEXT = 0, 1
 _HEADER: Final = struct.Struct("!BBHIIQ")  # the fields of Header
 HEADER_BYTES: Final = _HEADER.size
 _MAX_HEAD_BYTES: Final = 64 << 20
+_MAX_BODY_BYTES: Final = 512 << 20
+"""Memory for the whole frame is taken at its first packet: a length beyond reason must not be believed."""
 
 
 class FrameError(ValueError):
@@ -118,6 +120,11 @@ def unpack_header(data: bytes | bytearray | memoryview) -> Header:
     header = Header(*_HEADER.unpack_from(data))
     if header.version != FORMAT_VERSION:
         raise FrameError(f"format version got={header.version} expected={FORMAT_VERSION}")
-    if header.kind not in (FIRST, NEXT) or header.head_bytes > _MAX_HEAD_BYTES:
-        raise FrameError(f"packet kind {header.kind} with a head of {header.head_bytes} bytes")
+    if (
+        header.kind not in (FIRST, NEXT)
+        or header.head_bytes > _MAX_HEAD_BYTES
+        or header.body_bytes > _MAX_BODY_BYTES
+    ):
+        sizes = f"a head of {header.head_bytes} and a body of {header.body_bytes} bytes"
+        raise FrameError(f"packet kind {header.kind} with {sizes}")
     return header
