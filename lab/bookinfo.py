@@ -201,6 +201,11 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 256
 
+    def handle_error(self, request: Any, client_address: Any) -> None:  # Any: the base class's
+        """Say nothing of a caller that reset its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def server_bind(self) -> None:
         """Bind without asking DNS for our own name, which takes many seconds where nobody answers."""
         TCPServer.server_bind(self)

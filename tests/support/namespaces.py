@@ -42,6 +42,11 @@ def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, opti
     _check(result, f"mount {source} on {target}")
 
 
+def unmount(target: Path) -> None:
+    """Take a mount away, at once for who looks it up and when nobody uses it any more for the rest."""
+    _check(_libc.umount2(str(target).encode(), _DETACH), f"umount {target}")
+
+
 def make_mounts_private() -> None:
     mount("", Path("/"), flags=RECURSIVE | PRIVATE)
 
