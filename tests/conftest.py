@@ -10,5 +10,5 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seconds", type=float, default=15.0, help="how long the random chaos lasts")
-    parser.addoption("--seed", type=int, default=secrets.randbelow(1 << 32), help="of the random chaos")
+    parser.addoption("--seconds", type=float, default=45.0, help="how long the chaos lasts")
+    parser.addoption("--seed", type=int, default=secrets.randbelow(1 << 32), help="of the chaos")
