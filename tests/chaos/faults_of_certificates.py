@@ -110,7 +110,7 @@ for _name, _spoil in {
         Fault(
             name=f"certificate file {_name}",
             way=_way(_spoil),
-            lasts_s=(1.0, 7.0),
+            lasts_s=(11.0, 12.5),  # who reads them tries for ten seconds before it says so
             variants=_FILES,
             phases=_PHASES,
             told=r"\t(error|warn)\t.*(certs|certificate|key|PEM|pem)",
