@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 REFLECT_WORKER: Final = "reflect"
 _REFLECT_TIMEOUT_S: Final = 10.0
+_LISTEN_AGAIN_S: Final = 1.0
 _OVERLAP: Final = "registered overlapping stream; closing previous"
 _log = get_logger("xdsproxy")
 
@@ -45,6 +46,10 @@ class _ReflectAsked(msgspec.Struct, frozen=True):
 
     request: bytes
     reply: queue.SimpleQueue[bytes]
+
+
+class _ListenAgain(msgspec.Struct, frozen=True, kw_only=True):
+    """To myself: try once more to bind the socket."""
 
 
 class DownstreamXdsActor(RuntimeActor):
@@ -68,11 +73,20 @@ class DownstreamXdsActor(RuntimeActor):
         context.on_channel(UpstreamClosed, self._streams.on_upstream_closed)
 
     def on_start(self) -> None:
+        self._listen(self.context.handed_down)
+
+    def _listen(self, inherited: tuple[int, ...]) -> None:
         self._server = make_server(self._options, self._streams)
+        self._server.when_made_again(self.context.hand_down)
         try:
-            self._server.listen(self._options.socket_path, self.context.handed_down)
+            self._server.listen(self._options.socket_path, inherited)
         except SocketError as error:
-            self.context.fatal(f"failed to start xds proxy: {error}")
+            self._server = None
+            if self.context.incarnation == 1:
+                self.context.fatal(f"failed to start xds proxy: {error}")
+            else:  # Envoy serves with what it has, and would end with the agent
+                _log.error(f"{error}; again in {_LISTEN_AGAIN_S:g} s")
+                self.context.after(_LISTEN_AGAIN_S, _ListenAgain())
             return
         self._server.start()
         self.context.hand_down(self._server.heirlooms())
@@ -88,6 +102,8 @@ class DownstreamXdsActor(RuntimeActor):
         match message:
             case PeerRestarted(role=Role.UPSTREAM_XDS):
                 self._streams.begin_legs()
+            case _ListenAgain():
+                self._listen(())
             case _ReflectAsked():
                 number = self.context.run_worker(
                     REFLECT_WORKER, message.request, timeout_s=_REFLECT_TIMEOUT_S

@@ -115,7 +115,8 @@ class SdsActor(RuntimeActor):
                 encode=self._encode,
                 material_name=partial(material_name, has_os_roots=bool(self._options.os_bundle_path)),
                 count=self.context.count,
-            )
+            ),
+            hand_down=self.context.hand_down,
         )
         _log.info("Starting SDS grpc server")
         _log.info(f'Starting SDS server for workload certificates, will listen on "{path}"')

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import socket
 import threading
 import time
@@ -14,9 +15,12 @@ from pilot_agent.log import get_logger
 from pilot_agent.rpc.call import Call, Method
 from pilot_agent.rpc.connection import Connection
 from pilot_agent.rpc.status import Code
-from pilot_agent.sockets import BoundSocket, adopt_unix, heirlooms, listen_unix
+from pilot_agent.sockets import BoundSocket, SocketError, adopt_unix, heirlooms, listen_unix
 
 _ACCEPT_AGAIN_S: Final = 0.1
+_LOOK_MS: Final = 5000
+"""How often it is looked whether the socket's file is still there."""
+
 _MOST_CONNECTIONS: Final = 256
 _PATIENCE_S: Final = 0.5  # at the end, with all clients that read nothing
 _log = get_logger("grpc")
@@ -46,6 +50,8 @@ class Server:
         self._listener: socket.socket | None = None
         self._bound: BoundSocket | None = None
         self._heirlooms: tuple[int, ...] = ()
+        self._made_again: Callable[[tuple[int, ...]], None] | None = None
+        self._is_told = False
 
     def listen(self, path: str, inherited: tuple[int, ...] = ()) -> None:
         """Listen on `path`; clients may connect from now on, and are served after `start`.
@@ -65,6 +71,13 @@ class Server:
             with suppress(OSError):  # somebody removed the socket's file: nothing to inherit
                 self._heirlooms = heirlooms(self._listener, self._bound)
         return self._heirlooms
+
+    def when_made_again(self, tell: Callable[[tuple[int, ...]], None]) -> None:
+        """Call `tell` with the new heirlooms when the socket's file was removed and made again.
+
+        To be said before `start`; it is called on the server's own thread.
+        """
+        self._made_again = tell
 
     def start(self) -> None:
         """Serve, on threads of the server's own."""
@@ -119,6 +132,9 @@ class Server:
     def _accept(self) -> None:
         assert self._listener is not None, "start comes after listen"
         while not self._ended.is_set():
+            if not self._somebody_waits():
+                self._look_at_file()
+                continue
             try:
                 end, _ = self._listener.accept()
             except OSError as error:
@@ -132,6 +148,36 @@ class Server:
                 continue
             self._take(end)
         self._listener.close()
+
+    def _somebody_waits(self) -> bool:
+        assert self._listener is not None
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        return bool(poll.poll(_LOOK_MS))
+
+    def _look_at_file(self) -> None:
+        """Make the socket again if its file is gone: who is connected stays, but nobody else could come."""
+        assert self._bound is not None
+        if os.path.lexists(self._bound.path) or self._ended.is_set():
+            return
+        try:
+            listener, bound = listen_unix(self._bound.path)
+        except SocketError as error:
+            if not self._is_told:
+                _log.error(f"socket {self._bound.path} was removed, and cannot be made again: {error}")
+            self._is_told = True
+            return
+        _log.warn(f"socket {bound.path} was removed: it was made again")
+        old, self._listener, self._bound, self._is_told = self._listener, listener, bound, False
+        for descriptor in self._heirlooms[1:]:
+            os.close(descriptor)
+        self._heirlooms = ()
+        if self._made_again is not None:
+            self._made_again(self.heirlooms())
+        if old is not None:
+            old.close()
+        if self._ended.is_set():  # `quit` may not have seen this one
+            bound.unlink()
 
     def _take(self, end: socket.socket) -> None:
         connection = Connection(end, self, limit_bytes=self._limit_bytes)

@@ -22,7 +22,14 @@ _log = get_logger("ads")
 class SdsServer:
     """Serves what is in the store of `serving`; whoever makes it calls `quit`."""
 
-    def __init__(self, serving: Serving, *, stream_limit: int = STREAM_LIMIT) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        *,
+        hand_down: Callable[[tuple[int, ...]], None] | None = None,
+        stream_limit: int = STREAM_LIMIT,
+    ) -> None:
+        """`hand_down` gets a successor's descriptors again whenever the socket had to be made again."""
         self._serving = serving
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -39,6 +46,8 @@ class SdsServer:
             calls_limit=stream_limit,
             message_limit_bytes=_REQUEST_LIMIT_BYTES,
         )
+        if hand_down is not None:
+            self._server.when_made_again(hand_down)
 
     def serve(self, path: str, inherited: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Listen on `path`, or on what a predecessor handed down, and begin to answer.

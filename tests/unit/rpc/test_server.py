@@ -1,6 +1,7 @@
 """The gRPC server of our own, as gRPC's own client sees it."""
 
 import queue
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import grpc
 import pytest
 
 from pilot_agent.rpc import Call, CallEnded, Code, Requests, Server, iterating
+from pilot_agent.rpc import server as server_module
 from tests.support.waiting import wait_for
 
 MIB = 1 << 20
@@ -206,6 +208,29 @@ def test_many_clients_at_once_are_all_served(served: Served) -> None:
     for thread in threads:
         thread.join(40)
     assert not failed
+
+
+def test_a_socket_whose_file_was_removed_is_made_again_and_its_clients_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_LOOK_MS", 20)
+    folder = tmp_path / "removed"
+    made = Served(str(folder / "socket"))
+    handed_down = queue.SimpleQueue[tuple[int, ...]]()
+    made.server.when_made_again(handed_down.put)
+    with made.channel() as old, made.channel() as new:
+        requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        call = old.stream_stream("/test/Echo", None, None)(iter(requests.get, None))
+        requests.put(b"x")
+        assert next(iter(call)) == b"x"
+        shutil.rmtree(folder)
+        assert len(handed_down.get(timeout=10)) == 2
+        assert new.unary_unary("/test/Big", None, None)(b"3", wait_for_ready=True, timeout=10) == b"xxx"
+        requests.put(b"y")
+        assert next(iter(call)) == b"y"
+        requests.put(None)
+    made.server.quit()
+    assert not Path(made.path).exists()
 
 
 def test_the_socket_and_all_threads_are_gone_after_the_end(served: Served) -> None:
