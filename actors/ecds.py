@@ -16,6 +16,7 @@ import msgspec
 from actors.messages.xds import StreamId, Variant
 from actors.runtime.context import Context, WorkerFinished
 from pilot_agent.log import get_logger
+from pilot_agent.unreadable import UNREADABLE
 from pilot_agent.wasm.ecds import needs_rewriting
 from pilot_agent.wasm.in_flight import InFlight, Ticket
 from pilot_agent.wasm.index import LOCK
@@ -180,7 +181,7 @@ class EcdsConversions:
             return
         try:
             answer = rewrite_answer(finished.result)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             self._failed(job, f"malformed answer: {error}")
             return
         self._count(answer.counts)

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from actors.messages import cert, control, dns, envoy, health, xds
+from pilot_agent.unreadable import UNREADABLE
 
 FORMAT_VERSION: Final = 1
 CHUNK_BYTES: Final = 96 * 1024
@@ -96,7 +97,7 @@ def decode(head: bytes, body: bytes) -> object:
         raise FrameError(f"message type got={name!r} expected=one of {len(_decoders)} known")
     try:
         message = decoder.decode(head[1 + head[0] :])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise FrameError(f"message {name}: {error}") from error
     if name in _WITH_BODY:
         msgspec.structs.force_setattr(message, "body", body)  # frozen for all who will see it

@@ -14,6 +14,7 @@ import msgspec
 
 from actors.messages.control import EnvoyExited, EnvoyProcess
 from actors.runtime import process
+from pilot_agent.unreadable import UNREADABLE
 
 VARIABLE: Final = "PILOT_AGENT_HANDOVER"
 _FORMAT: Final = 1
@@ -130,7 +131,7 @@ def take(variables: MutableMapping[str, str]) -> Handover | None:
     os.close(memory)
     try:
         handover = msgspec.msgpack.decode(data, type=Handover)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise HandoverError(f"the state of the agent before cannot be read: {error}") from error
     if handover.format != _FORMAT:
         raise HandoverError(f"state of the agent before: format got={handover.format} expected={_FORMAT}")

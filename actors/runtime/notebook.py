@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from pilot_agent.log import get_logger
+from pilot_agent.unreadable import UNREADABLE
 
 M = TypeVar("M")
 
@@ -74,7 +75,7 @@ class FileNotebook:
                 continue
             try:
                 return msgspec.msgpack.decode(slot.content, type=state_type)
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 _log.warn(f"notebook: {slot.type_name} does not fit: {error}: ignored")
         return None
 

@@ -17,6 +17,7 @@ from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
 from pilot_agent.proxyconfig import Loaded, ProxyConfig
 from pilot_agent.proxyconfig.text import valid_text
+from pilot_agent.unreadable import UNREADABLE
 
 _log = get_logger()
 
@@ -104,7 +105,7 @@ def load_stats_config(untyped: Members) -> Mapping[str, Any] | None:
         return None
     try:
         found: Mapping[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, TypeError) as error:
+    except (TypeError, *UNREADABLE) as error:
         raise BootstrapError.of_config(f"LOAD_STATS_CONFIG_JSON: {error}") from None
     return found
 

@@ -11,6 +11,7 @@ import msgspec
 from pilot_agent.environment import duration_s
 from pilot_agent.log import get_logger
 from pilot_agent.proxyconfig.canonical import duration_text
+from pilot_agent.unreadable import UNREADABLE
 
 _log = get_logger()
 
@@ -178,7 +179,7 @@ def histogram_buckets(annotations: Mapping[str, str]) -> list[Json]:
         return []
     try:
         found = msgspec.json.decode(text, type=dict[str, list[float]])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.warn(f"Failed to unmarshal histogram buckets: {text}: {error}")
         return []
     return [

@@ -11,6 +11,7 @@ import msgspec
 from pilot_agent.environment import Environment
 from pilot_agent.log import get_logger
 from pilot_agent.proxyconfig.text import valid_text
+from pilot_agent.unreadable import UNREADABLE
 
 _log = get_logger()
 
@@ -40,7 +41,7 @@ def static_labels(environment: Environment) -> dict[str, str]:
         return {}
     try:
         return msgspec.json.decode(text, type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.warn(f'Env variable with value "{text}" failed json unmarshal: {error}')
         return {}
 
@@ -48,6 +49,6 @@ def static_labels(environment: Environment) -> dict[str, str]:
 def _object(text: str) -> Members:
     try:
         return msgspec.json.decode(text, type=Members)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         _log.warn(f'Env variable with value "{text}" failed json unmarshal: {error}')
         return {}

@@ -10,6 +10,7 @@ import msgspec
 
 from pilot_agent.health import readiness
 from pilot_agent.http import HttpError, fetch
+from pilot_agent.unreadable import UNREADABLE
 
 ACTIVE: Final = "listener_manager.total_listeners_active"
 ACTIVE_FILTER: Final = rf"|^{ACTIVE}$".replace(".", r"\.")
@@ -56,7 +57,7 @@ class Listeners:
             if answer.status != 200:
                 return None
             return len(msgspec.json.decode(answer.body, type=_Dump).configs)
-        except (HttpError, msgspec.MsgspecError):
+        except (HttpError, *UNREADABLE):
             return None
 
 

@@ -20,6 +20,7 @@ from pilot_agent.health.admin import NoAnswerError, stats
 from pilot_agent.health.generations import Generation
 from pilot_agent.health.listeners import ACTIVE_FILTER, Listeners
 from pilot_agent.http import HttpError, fetch
+from pilot_agent.unreadable import UNREADABLE
 
 FRESH_S: Final = 1.0
 _ASK_S: Final = 1.0
@@ -115,7 +116,7 @@ class Watch:
                 limit_bytes=_CERTS_LIMIT_BYTES,
             )
             return expired_s(answer.body, time.time())
-        except (HttpError, msgspec.MsgspecError):
+        except (HttpError, *UNREADABLE):
             return 0.0
 
 

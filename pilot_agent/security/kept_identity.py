@@ -18,6 +18,7 @@ import msgspec
 
 from pilot_agent.security.certificate import certificate_facts
 from pilot_agent.security.workload import Workload
+from pilot_agent.unreadable import UNREADABLE
 
 FILE_NAME: Final = "identity.kept"
 _FORMAT: Final = 1
@@ -153,7 +154,7 @@ def _decoded(data: bytes, *, spiffe_id: str) -> tuple[Kept, float]:
         raise ValueError("damaged")
     try:
         kept = msgspec.msgpack.decode(content, type=Kept)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(f"of another version: {error}") from error
     if kept.spiffe_id != spiffe_id:
         raise ValueError(f"identity got={kept.spiffe_id} expected={spiffe_id}")

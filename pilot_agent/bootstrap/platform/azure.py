@@ -8,6 +8,7 @@ import msgspec
 
 from pilot_agent.bootstrap.platform.metadata_server import MetadataServer
 from pilot_agent.bootstrap.platform.model import Platform
+from pilot_agent.unreadable import UNREADABLE
 
 _OLDEST_VERSION: Final = "2019-08-15"
 _HEADERS: Final = {"Metadata": "True"}
@@ -56,6 +57,6 @@ def _text(members: Json, name: str) -> str:
 def _object(text: str) -> Json:
     try:
         found: Json = msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return {}
     return found

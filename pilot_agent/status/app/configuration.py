@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from pilot_agent.unreadable import UNREADABLE
+
 VARIABLE: Final = "ISTIO_KUBE_APP_PROBERS"
 _PATH: Final = r"^/(app-health|app-lifecycle)/[^/]+/(livez|readyz|startupz|prestopz|poststartz)$"
 _TYPES: Final = ("httpget", "tcpsocket", "grpc")
@@ -48,7 +50,7 @@ def parse_app_probers(text: str) -> dict[str, AppProber]:
             str(path): _lowered(prober, "KubeAppProbers") for path, prober in _members(document).items()
         }
         return {path: _prober(path, prober) for path, prober in probers.items()}
-    except (msgspec.DecodeError, _DecodeError) as error:
+    except (_DecodeError, *UNREADABLE) as error:
         raise AppProbeError(f"failed to decode app prober err = {error}, json string = {text}") from error
 
 

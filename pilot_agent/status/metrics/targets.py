@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
+from pilot_agent.unreadable import UNREADABLE
+
 VARIABLE: Final = "ISTIO_PROMETHEUS_ANNOTATIONS"
 _RESERVED: Final = {
     15000: "Envoy's admin interface",
@@ -56,7 +58,7 @@ def parse_targets(text: str, status_port: int) -> tuple[ScrapeTarget, ...]:
         return ()
     try:
         annotations = msgspec.convert(_lowered(msgspec.json.decode(text)), _Annotations)
-    except msgspec.MsgspecError as error:  # of either step
+    except UNREADABLE as error:  # of either step
         raise ScrapeTargetError(f"failed to unmarshal {VARIABLE}: {error}: {text}") from error
     if annotations.scrape == "false":
         return ()

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from pilot_agent.unreadable import UNREADABLE
 from pilot_agent.wire import WireError, bytes_field, message, text_field
 from pilot_agent.xds.envelope import Spans, read_delta_response, read_sotw_response
 from pilot_agent.xds.known_good import records
@@ -116,7 +117,7 @@ def read_content(data: records.Buffer) -> tuple[records.Header, Content]:
                 content.accept(body)
             elif found.kind == records.RETAIN:
                 content.retain(msgspec.msgpack.decode(body, type=dict[bytes, bytes]))
-        except (WireError, msgspec.MsgspecError) as error:
+        except (WireError, *UNREADABLE) as error:
             raise StoreError(f"the record at offset {found.start} is no response: {error}") from error
     return header, content
 

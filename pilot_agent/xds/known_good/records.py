@@ -14,6 +14,8 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from pilot_agent.unreadable import UNREADABLE
+
 FORMAT_VERSION: Final = 1
 ACCEPTED: Final = 1
 """A response that Envoy accepted, as istiod sent it. The body is the encoded message."""
@@ -85,7 +87,7 @@ def read_header(data: Buffer) -> tuple[Header, int]:
         raise StoreError("the header is damaged")
     try:
         return msgspec.msgpack.decode(body, type=Header), end
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise StoreError(f"the header does not fit: {error}") from error
 
 

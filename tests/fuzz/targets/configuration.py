@@ -12,7 +12,7 @@ from pilot_agent.proxyconfig.validation import validate
 
 def target(data: bytes) -> None:
     """Read text as a layer, as a file of annotations, and as values of variables."""
-    text = data.decode(errors="replace")
+    text = data.decode(errors="surrogateescape")  # as in a variable of the environment
     with contextlib.suppress(ConfigError):
         document = with_layer(DEFAULTS, text)
         assert isinstance(document, dict)

@@ -12,7 +12,7 @@ from pilot_agent.status.app.configuration import AppProbeError, parse_app_prober
 
 def target(data: bytes) -> None:
     """Settings that are taken must be ones that a prober can work with."""
-    text = data.decode(errors="replace")
+    text = data.decode(errors="surrogateescape")  # as in a variable of the environment
     with contextlib.suppress(AppProbeError):
         for path, prober in parse_app_probers(text).items():
             assert path.startswith("/app-")

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from tests.fuzz.__main__ import TARGETS
 from tests.fuzz.mutation import mutated
 
+_NO_TEXT = (  # a frame with a text that is no UTF-8
+    "0000350100000100000007000000210000000000000000"
+    "0947656453656372657481ad7265736f757263655f6e616d65a70000f601000064"
+)
+
 FOUND: dict[str, tuple[str, ...]] = {
-    "frames": ("0000f601000001000000070085c924c3597164c4a6058a00",),  # a body of 10^19 bytes
+    "frames": (
+        "0000f601000001000000070085c924c3597164c4a6058a00",  # a body of 10^19 bytes
+        _NO_TEXT,
+    ),
+    "configuration": ("7b2261223a22ff227d",),
+    "probes": ("7b2261223a22ff227d",),
 }
 """Inputs that once broke a target, in hexadecimal."""
 
