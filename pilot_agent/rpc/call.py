@@ -43,7 +43,7 @@ class Call:
         self.is_over = False  # ended by either side; the connection's lock
         self.is_half_closed = False
         self.has_begun = False  # the response's headers are written; the writer's lock
-        self.receiver: Receiver | None = None
+        self.receiver: Receiver | None = None  # let go of at the end: each holds the other, and sockets
         self._connection = connection
         self.limit_bytes = limit_bytes
         self._reader = MessageReader(limit_bytes)
@@ -70,10 +70,12 @@ class Call:
 
     def take(self, data: bytes) -> None:
         """Take the content of a DATA frame; hand on the messages that are complete."""
-        assert self.receiver is not None, "a call that is not over has its receiver"
+        receiver = self.receiver
+        if receiver is None:  # ended by its handler at this moment
+            return
         try:
             for body in self._reader.take(data):
-                self.receiver.message(body)
+                receiver.message(body)
                 if self.is_over:
                     return
         except MessageFaultError as fault:
@@ -84,13 +86,15 @@ class Call:
         self.is_half_closed = True
         if self._reader.is_within and not self.is_over:
             self.finish(Code.INTERNAL, "the request's last message is cut off")
-        if self.receiver is not None:
-            self.receiver.half_closed()
+        receiver = self.receiver
+        if receiver is not None:
+            receiver.half_closed()
 
     def _refuse(self, code: Code, details: str) -> None:
+        receiver = self.receiver
         self.finish(code, details)
-        if self.receiver is not None:
-            self.receiver.cancelled()
+        if receiver is not None:
+            receiver.cancelled()
 
     def _frames(self, head: bytes, body: memoryview, at: int, count: int) -> list[bytes | memoryview]:
         """Return `count` bytes of head and body from `at` on, cut into frames; the body is not copied."""

@@ -131,6 +131,7 @@ class Connection:
             self._resets -= self._resets > 0
             self._changed.notify_all()
         self._writer.trailers(call, block)
+        call.receiver = None
         self._host.ended(call)
 
     def _greet(self) -> None:
@@ -228,8 +229,9 @@ class Connection:
         with self._lock:
             self._calls[head.stream] = call
         self._host.begin(call)
-        if call.is_half_closed and call.receiver is not None:
-            call.receiver.half_closed()
+        receiver = call.receiver
+        if call.is_half_closed and receiver is not None:
+            receiver.half_closed()
 
     def _on_data(self, head: Head, payload: bytes) -> None:
         call = self._calls.get(head.stream)
@@ -363,8 +365,9 @@ class Connection:
             call.is_over = True
             self._calls.pop(call.stream, None)
             self._changed.notify_all()
-        if call.receiver is not None:
-            call.receiver.cancelled()
+        receiver, call.receiver = call.receiver, None
+        if receiver is not None:
+            receiver.cancelled()
         self._host.ended(call)
 
     def _say_goodbye(self, code: int, text: str, *, patience_s: float = _PATIENCE_S) -> None:

@@ -119,7 +119,9 @@ class Server:
     @staticmethod
     def _serve_call(method: Method, call: Call) -> None:
         try:
-            call.receiver = method(call)
+            receiver = method(call)
+            if not call.is_over:
+                call.receiver = receiver
         except (OSError, RuntimeError) as error:  # no more descriptors or threads
             _log.warn(f"call {call.headers[':path']} not served: {error}")
             call.finish(Code.UNAVAILABLE, f"cannot be served now: {error}")
