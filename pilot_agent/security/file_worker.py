@@ -77,11 +77,11 @@ def _pair(wanted: FilesRequest) -> FilesRead:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ValueError(f"{wanted.key_path} is no private key that can be used: {error}") from error
     leaf, form = certificates[0], (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    fitting = [
-        number
-        for number, certificate in enumerate(certificates, 1)
-        if certificate.public_key().public_bytes(*form) == public.public_bytes(*form)
-    ]
+    try:
+        found = [certificate.public_key().public_bytes(*form) for certificate in certificates]
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"{wanted.cert_path}: a key that is not understood: {error}") from error
+    fitting = [number for number, each in enumerate(found, 1) if each == public.public_bytes(*form)]
     if not fitting:
         raise ValueError(f"{wanted.key_path} does not belong to {wanted.cert_path}")
     if fitting[0] != 1:

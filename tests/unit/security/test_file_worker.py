@@ -1,3 +1,4 @@
+import ssl
 import threading
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from pilot_agent.security.errors import FileError
 from pilot_agent.security.file_worker import read_files
+from pilot_agent.security.pem import blocks
 from pilot_agent.security.work import FilesRead, FilesRequest, encode, result
 from tests.support.small_ca import Authority
 
@@ -40,6 +42,16 @@ def test_a_pair_that_does_not_belong_together_is_an_error_after_the_limit(tmp_pa
         FileError, match=r"context deadline exceeded with last error: .*key.pem does not belong to"
     ):
         read(tmp_path, limit_s=0.05)
+
+
+def test_a_certificate_with_a_key_of_an_unknown_curve_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    key, chain = Authority().workload_pair(ID)
+    leaf = ssl.PEM_cert_to_DER_cert(blocks(chain)[0])
+    p256, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce23030107")
+    assert p256 in leaf
+    write_pair(tmp_path, key, ssl.DER_cert_to_PEM_cert(leaf.replace(p256, unknown)))
+    with pytest.raises(FileError, match=r"cert\.pem: a key that is not understood"):
+        read(tmp_path)
 
 
 def test_a_key_that_follows_its_certificate_is_waited_for(tmp_path: Path) -> None:
