@@ -4,6 +4,7 @@ Everything that is mounted stands in a mount namespace of the program's own (`ow
 is left behind however it ends. Without root there are no mounts, and the faults that want them are left out.
 """
 
+import json
 import os
 import random
 import sys
@@ -88,7 +89,11 @@ class Stage:
         return version
 
     def serves(self, version: str) -> bool:
-        return {get(self.port, "/reviews/0")[0]["x-served-by"] for _ in range(3)} == {f"reviews-{version}"}
+        """Return whether gateway and sidecar both have the push: each has a route to reviews of its own."""
+        by_gateway = {get(self.port, "/reviews/0")[0]["x-served-by"] for _ in range(3)}
+        path = "/api/v1/products/0/reviews"
+        by_sidecar = {json.loads(get(self.port, path)[1])["podname"] for _ in range(3)}
+        return by_gateway == by_sidecar == {f"reviews-{version}"}
 
     @property
     def port(self) -> int:
