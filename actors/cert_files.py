@@ -4,6 +4,7 @@ A watch says when to look; every look compares identity, size and times of the f
 said something or not.
 """
 
+import stat
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ READ_TIMEOUT_S: Final = 20.0
 READ_AGAIN_S: Final = 60.0
 """Files that could not be used are read again when they change, and as often as this in any case."""
 
+GONE_FOR_S: Final = 2.0
+"""Files that are away for longer than it takes to replace them are told of."""
+
 _Print = tuple[tuple[int, ...], ...]
 _log = get_logger("cache")
 
@@ -54,6 +58,7 @@ class FileSecrets:
         self._names: set[str] = set()  # that were asked for and came from files
         self._seen: dict[str, _Print] = {}
         self._unusable: dict[str, tuple[_Print, float]] = {}  # files as they were, when that was
+        self._gone: dict[str, float | None] = {}  # since when files are away; None: it was said
         self._watch = FileWatch(on_change)
         self._is_watched = True
 
@@ -80,8 +85,21 @@ class FileSecrets:
         self._follow()  # first: what changes after the look is told
         for name in self._names:
             request = self._request(name)
-            if request is not None and self._is_news(name, _prints(request), now_s):
+            if request is None:
+                self._are_gone(name, now_s)
+                continue
+            self._gone.pop(name, None)
+            if self._is_news(name, _prints(request), now_s):
                 self.read(name)
+
+    def _are_gone(self, name: str, now_s: float) -> None:
+        """Say once that what was served from files stands in none any more."""
+        since_s = self._gone.setdefault(name, now_s)
+        if since_s is None or now_s - since_s < GONE_FOR_S:
+            return
+        self._gone[name] = None
+        missing = ", ".join(path for path in self._paths(name) if not self._usable(path))
+        _log.error(f"certificate files of {name} are gone, empty or unreadable: {missing}")
 
     def _is_news(self, name: str, prints: _Print, now_s: float) -> bool:
         if name in self._unusable:
@@ -124,10 +142,15 @@ class FileSecrets:
         except SecurityError as error:
             self._unusable[name] = (seen, now_s)
             return SecretFailed(resource_name=name, reason=str(error))
+        if 0.0 < found.not_after_unix_s <= now_s:
+            ago = f"the certificate of {name} has expired {now_s - found.not_after_unix_s:.0f} s ago"
+            if _served_digest(identity, name) not in (None, _digest(found, "")):
+                # The reference serves it; with what is served now connections go on.
+                self._unusable[name] = (seen, now_s)
+                return SecretFailed(resource_name=name, reason=f"{self._options.files.cert_path}: {ago}")
+            _log.warn(ago)
         self._unusable.pop(name, None)
         self._seen[name] = seen
-        if 0.0 < found.not_after_unix_s <= now_s:
-            _log.warn(f"the certificate of {name} has expired {now_s - found.not_after_unix_s:.0f} s ago")
         is_identity = name == WORKLOAD or (self._options.ca is None and not self._options.external_sds)
         return _outcome(name, found, identity, now_s, is_identity=is_identity)
 
@@ -154,6 +177,8 @@ class FileSecrets:
         if output and Path(path).absolute().parent == Path(output).absolute():
             return False
         try:
+            if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for
+                return False
             with Path(path).open("rb") as file:
                 return bool(file.read(1))
         except OSError:
@@ -173,13 +198,21 @@ def _prints(request: FilesRequest) -> _Print:
     return tuple(found)
 
 
+def _digest(found: FilesRead, roots: str) -> str:
+    """Tells a change, guards nothing: importing hashlib would load OpenSSL (7 ms, 3 MB) into every actor."""
+    return "".join(f"{zlib.crc32(part.encode()):08x}" for part in (found.chain_pem, found.key_pem, roots))
+
+
+def _served_digest(identity: Identity, name: str) -> str | None:
+    return next((served.digest for served in identity.files if served.name == name), None)
+
+
 def _outcome(
     name: str, found: FilesRead, identity: Identity, now_s: float, *, is_identity: bool
 ) -> FileOutcome:
     """Return what was read as material; files are served as they are, so it has no end of its own."""
     roots = merge_bundles(found.root_pem, identity.trust_bundle) if name == ROOTS else found.root_pem
-    # Tells a change, guards nothing: importing hashlib would load OpenSSL (7 ms, 3 MB) into every actor.
-    digest = "".join(f"{zlib.crc32(part.encode()):08x}" for part in (found.chain_pem, found.key_pem, roots))
+    digest = _digest(found, roots)
     before = next((served for served in identity.files if served.name == name), None)
     if before is not None and before.digest == digest:
         version_info = before.version_info

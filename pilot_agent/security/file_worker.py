@@ -3,7 +3,9 @@
 Source: the reference's reading of certificate files. Its busy loop with FILE_DEBOUNCE_DURATION=0 is not kept.
 """
 
+import os
 import random
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,7 @@ from pilot_agent.security.pem import blocks
 from pilot_agent.security.work import FilesRead, FilesRequest, decode, encode, failure
 
 SHORTEST_WAIT_S: Final = 0.01
+LARGEST_FILE_BYTES: Final = 16 << 20
 _log = get_logger("cache")
 
 
@@ -64,7 +67,13 @@ def _certificates(path: str, chain: str) -> list[x509.Certificate]:
 
 def _text(path: str) -> str:
     try:
-        return Path(path).read_text()
+        with Path(path).open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{path} is no regular file")
+            data = file.read(LARGEST_FILE_BYTES + 1)
+        if len(data) > LARGEST_FILE_BYTES:
+            raise ValueError(f"{path} has more than {LARGEST_FILE_BYTES >> 20} MiB")
+        return data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}") from error
 

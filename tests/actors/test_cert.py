@@ -527,7 +527,9 @@ def test_an_expired_certificate_in_files_is_served_as_it_is(
     cert.kill()
 
 
-@pytest.mark.parametrize("trouble", ["garbage", "binary", "directory", "empty", "wrong order", "missing"])
+@pytest.mark.parametrize(
+    "trouble", ["garbage", "binary", "directory", "empty", "wrong order", "missing", "endless", "expired"]
+)
 def test_files_that_cannot_be_used_are_an_error_that_names_them_and_the_last_good_pair_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
@@ -546,6 +548,13 @@ def test_files_that_cannot_be_used_are_an_error_that_names_them_and_the_last_goo
         chain.write_bytes(b"\xff\xfe")
     elif trouble in texts:
         chain.write_text(texts[trouble])
+    elif trouble == "expired":
+        key, expired = authority.workload_pair(SPIFFE_ID, -60.0)
+        chain.with_name("key.pem").write_text(key)
+        chain.write_text(expired)
+    elif trouble == "endless":
+        chain.unlink()
+        chain.symlink_to("/dev/zero")
     else:
         chain.unlink()
         if trouble == "directory":
@@ -556,6 +565,8 @@ def test_files_that_cannot_be_used_are_an_error_that_names_them_and_the_last_goo
     assert len(cert.all_sent(SecretReady)) == 1
     if trouble == "directory":
         chain.rmdir()
+    if trouble == "endless":
+        chain.unlink()
     write_files(tmp_path, authority)
 
     def healed() -> bool:
@@ -564,6 +575,23 @@ def test_files_that_cannot_be_used_are_an_error_that_names_them_and_the_last_goo
         return len(cert.all_sent(SecretReady)) > 1
 
     wait_for(healed, what="the next good pair")
+    cert.kill()
+
+
+def test_files_that_are_gone_are_told_once(
+    tmp_path: Path, ca: SmallCa, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, ca.authority)
+    cert = bench(tmp_path, ca)
+    cert.start()
+    cert.tell(GetSecret(resource_name="default"))
+    cert.wait_sent(SecretReady)
+    (tmp_path / "certs" / "key.pem").unlink()
+    for _ in range(4):
+        cert.context.advance(5.0)
+        cert.settle()
+    said = re.findall(r"certificate files of default are gone, .*: (.*)", capfd.readouterr().out)
+    assert said == [str(tmp_path / "certs" / "key.pem")]
     cert.kill()
 
 
