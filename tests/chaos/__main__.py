@@ -21,6 +21,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
+
 from tests.chaos import oracle, table
 from tests.chaos.act import Actor, BrokenStageError, agents_of
 from tests.chaos.faults import Fault, catalogue
@@ -106,7 +108,8 @@ def _end(made: Stage) -> Found:
         status = agent.quit(30)
         if status != 0:
             found.wrong.append(f"{agent.directory.name} ended with {status}")
-        found.wrong += [f"outlived: {one}" for one in family if one.is_running() and one.status() != "zombie"]
+        _, alive = psutil.wait_procs(family, timeout=2)
+        found.wrong += [f"outlived: {one}" for one in alive if one.status() != psutil.STATUS_ZOMBIE]
         folder = agent.directory / "etc/istio/proxy"
         left = {each.name for each in folder.iterdir()} if folder.is_dir() else set()
         found.wrong += [f"left in {folder.name}: {sorted(left)}"] if left - {"grpc-bootstrap.json"} else []

@@ -129,6 +129,10 @@ class Actor:
         failures = stage.traffic.failures(before.begin_s)
         cut, failed = oracle.sort_failures(failures, cuts, window_s, excused)
         late = [one for one in failed if one.kind in cuts & {"dns", "wasm"}]  # not what readiness speaks of
+        for begin_s, end_s in oracle.overlaps(strike.watch, log, before.begin_s):
+            late += [
+                one for one in failed if one.begin_s <= end_s and one.end_s >= begin_s and one not in late
+            ]
         cut, failed = cut + late, [one for one in failed if one not in late]
         found.cut, found.failed = len(cut), len(failed)
         found.wrong += [f"failed: {one}" for one in failed[:5]]

@@ -3,7 +3,9 @@
 A request *failed* when nothing excuses it. It was *cut*, which is allowed, when
  - its kind is one that the fault (or the step in which it struck) may cut,
  - and it was under way at some moment between the step's begin and the first readiness after the cure;
- - with the policy hot-restart a kept TCP connection may also end when the old epoch of a hot restart ends.
+ - with the policy hot-restart a kept TCP connection may also end when the old epoch of a hot restart ends;
+ - a connection in the accept queue of an Envoy that cannot be drained may be reset: it was under way when
+   that Envoy ended, and the log tells of an overlapping start.
 
 Readiness was a lie when the agent said 200 while it had no Envoy, or when a request to it began after it had
 said so for good and failed: that request counts as failed.
@@ -105,6 +107,14 @@ def sort_failures(
         inside = one.begin_s <= whole_s and one.end_s >= begin_s
         (cut if one.kind in excused or (one.kind in cuts and inside) else failed).append(one)
     return cut, failed
+
+
+def overlaps(watch: Watch, log: str, since_s: float) -> list[tuple[float, float]]:
+    """Return the moments at which an Envoy ended that an overlapping start had left without an admin port."""
+    if "a fresh base id beside epoch" not in log:
+        return []
+    ends = [life.ended_s for life in watch.of(ENVOY) if life.ended_s is not None and life.ended_s >= since_s]
+    return [(end_s - 2 * BACK_S, end_s + BACK_S) for end_s in ends]
 
 
 def back(strike: Strike, log: str) -> Iterator[tuple[float, str]]:

@@ -225,6 +225,7 @@ def _settings(variant: Variant, ca_way: FaultyWay, directory: Path) -> dict[str,
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "DONT_FAKE_MONOTONIC": "1",
+            "XDS_LAST_KNOWN_GOOD": "off",  # its thread sleeps, which this library sometimes refuses
         }
     return settings
 
