@@ -72,6 +72,8 @@ def _episode(
         with stage(variant, random.Random(seed), has_mounts=has_mounts) as made:
             _acts(made, cards, end_s, all_found)
             all_found.append(_end(made))
+    except BrokenStageError:
+        pass  # it was told
     except (AssertionError, OSError) as error:
         broken = Found(fault="the stage", phase="episode", variant=variant, wrong=[f"{error!r}"[:2000]])
         all_found.append(broken)

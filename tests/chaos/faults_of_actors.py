@@ -13,6 +13,7 @@ from tests.chaos.faults import ALL, NOTHING, PHASES, SERVING, Fault, Strike, add
 from tests.chaos.stage import ALL_ROLES
 from tests.support.waiting import wait_for
 
+_THERE_S: Final = 20.0  # an agent that starts on a busy machine
 _ENDED_S: Final = 20.0
 """Who eats or hangs is ended by then; how soon is the oracle's question."""
 
@@ -28,7 +29,7 @@ def _strike(strike: Strike, number: int, roles: tuple[str, ...], told: str) -> N
     """Send the signal to these actors, as near to each other as can be."""
     found = []
     for role in roles:  # one that is being started is waited for
-        lives = wait_for(partial(strike.watch.alive, role), within_s=5, what=f"actor {role}")
+        lives = wait_for(partial(strike.watch.alive, role), within_s=_THERE_S, what=f"actor {role}")
         found.append((role, lives[-1].pid))
     for role, pid in found:
         try:

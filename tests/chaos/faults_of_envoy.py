@@ -18,7 +18,7 @@ _MIB: Final = 1 << 20
 
 
 def _newest(strike: Strike) -> int:
-    lives = wait_for(lambda: strike.watch.alive(ENVOY), within_s=10, what="Envoy")
+    lives = wait_for(lambda: strike.watch.alive(ENVOY), within_s=20, what="Envoy")
     return lives[-1].pid
 
 

@@ -19,7 +19,7 @@ def _pid(strike: Strike, whose: str) -> int:
     if whose == "supervisor":
         assert strike.agent.process is not None
         return strike.agent.process.pid
-    return wait_for(lambda: strike.watch.alive(whose), within_s=5, what=whose)[-1].pid
+    return wait_for(lambda: strike.watch.alive(whose), within_s=20, what=whose)[-1].pid
 
 
 def _way(whose: str) -> Any:
