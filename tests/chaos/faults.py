@@ -55,6 +55,7 @@ class Fault:
     variants: frozenset[str] = SERVING
     wants_mounts: bool = False
     may_end: bool = False  # the agent may end with one clear error; the kubelet starts it again
+    readiness_tells: bool = True  # else it cuts until everything is as it was: readiness does not speak of it
     heals_within_s: float = 15.0  # from the cure to everything as it was
     router_too: bool = False  # it may strike the gateway as well
     weight: float = 1.0

@@ -140,6 +140,7 @@ def rewritten(strike: Strike) -> Iterator[None]:
 @fault(
     "root file of another CA", lasts_s=(1.0, 5.0), variants=_FILES, phases=frozenset({"steady"}),
     cuts=frozenset({"http1-new", "http1-kept", "http2", "tcp-new", "tcp-kept"}), heals_within_s=20.0,
+    readiness_tells=False,
 )  # fmt: skip
 def foreign_root(strike: Strike) -> Iterator[None]:
     """It is whole and well, so it is used: the gateway is not trusted any more, as the file says."""
