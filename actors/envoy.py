@@ -260,6 +260,11 @@ class EnvoyActor(RuntimeActor):
         self._in_background(watch.run)
 
     def _drained(self, action: model.Drain) -> model.Event:
+        if (old := action.past_admin) is not None and (new := action.successor) is not None:
+            from pilot_agent.envoy.overlap import Overlap  # noqa: PLC0415  # rarely needed
+
+            overlap = Overlap.begin(self._launchpad.shared_files, self._admin(new.admin_port), old, new)
+            self._in_background(overlap.end)  # which the old Envoy has to close its sockets for
         error = ""
         try:
             self._admin(action.admin_port).drain_listeners(
@@ -267,7 +272,7 @@ class EnvoyActor(RuntimeActor):
             )
         except AdminError as failure:
             error = str(failure)
-            if (old := action.past_admin) is not None and old.base_id:
+            if old is not None and old.base_id:
                 error = self._launchpad.shared_files.ask_to_drain(old.base_id, old.epoch)
         return model.DrainAnswered(admin_port=action.admin_port, error=error)
 

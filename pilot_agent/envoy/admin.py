@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from pilot_agent.http.client import Response, fetch
-from pilot_agent.http.errors import HttpError
+from pilot_agent.http.errors import HttpError, authority
 
 _ANSWER_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _STATS: Final = "/stats?usedonly&filter=downstream_cx_active$"
@@ -35,6 +35,25 @@ class _ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     command_line_options: _CommandLineOptions
+
+
+class _SocketAddress(msgspec.Struct, frozen=True, kw_only=True):
+    address: str
+    port_value: int = 0
+    protocol: str = "TCP"
+
+
+class _Address(msgspec.Struct, frozen=True, kw_only=True):
+    socket_address: _SocketAddress | None = None
+
+
+class _Listener(msgspec.Struct, frozen=True, kw_only=True):
+    local_address: _Address
+    additional_local_addresses: tuple[_Address, ...] = ()
+
+
+class _Listeners(msgspec.Struct, frozen=True, kw_only=True):
+    listener_statuses: tuple[_Listener, ...] = ()
 
 
 class Admin(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +97,25 @@ class Admin(msgspec.Struct, frozen=True, kw_only=True):
             if on
         ]
         self._call("POST", f"/drain_listeners?{'&'.join(words)}", timeout_s)
+
+    def listening(self, *, timeout_s: float) -> list[str]:
+        """Return the addresses of its listeners, as "tcp://ADDRESS:PORT"; datagrams and pipes are left out.
+
+        Raises:
+            AdminError: no answer, or none that says so.
+        """
+        answer = self._call("GET", "/listeners?format=json", timeout_s)
+        try:
+            statuses = msgspec.json.decode(answer.body, type=_Listeners).listener_statuses
+        except msgspec.MsgspecError as error:
+            raise AdminError(f"/listeners: status {answer.status}, unexpected answer: {error!r}") from error
+        addresses = [
+            each for one in statuses for each in (one.local_address, *one.additional_local_addresses)
+        ]
+        found = [each.socket_address for each in addresses if each.socket_address is not None]
+        return [
+            f"tcp://{authority(each.address, each.port_value)}" for each in found if each.protocol == "TCP"
+        ]
 
     def active_connections(self, *, own_ports: Iterable[int], timeout_s: float) -> int | None:
         """Count the connections of applications; None when Envoy has no such statistics.

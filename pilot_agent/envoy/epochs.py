@@ -251,8 +251,15 @@ def _retire(turn: Turn, old: Generation, successor: Generation) -> None:
     due_s = turn.now_s + turn.policy.parent_shutdown_s + OLD_EPOCH_GRACE_S
     if not successor.is_hot:  # nobody but us tells it to drain, and to end
         due_s = turn.now_s + turn.policy.parent_shutdown_s
-        drain = Drain(admin_port=old.admin_port, past_admin=old, inbound_only=False, skip_exit=False)
-        turn.do(drain)
+        turn.do(
+            Drain(
+                admin_port=old.admin_port,
+                past_admin=old,
+                successor=successor,
+                inbound_only=False,
+                skip_exit=False,
+            )
+        )
     turn.put(replace(old, phase=Phase.DRAINING, due_s=due_s))
 
 

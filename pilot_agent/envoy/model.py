@@ -252,11 +252,13 @@ class Clear(msgspec.Struct, frozen=True, kw_only=True):
 class Drain(msgspec.Struct, frozen=True, kw_only=True):
     """Call drain_listeners; reply: DrainAnswered.
 
-    With `past_admin` a generation whose admin port is gone is told over its hot-restart socket.
+    With `past_admin` a generation whose admin port is gone is told over its hot-restart socket; with
+    `successor`, which listens beside it, new connections are first made to go there.
     """
 
     admin_port: int
     past_admin: Generation | None = None
+    successor: Generation | None = None
     inbound_only: bool
     skip_exit: bool
 

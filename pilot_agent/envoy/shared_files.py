@@ -11,11 +11,15 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pilot_agent.envoy import handover
 from pilot_agent.envoy.bootstrap_file import Owner, make_directory, write
+
+if TYPE_CHECKING:
+    from pilot_agent.envoy import steering
 
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  # Envoy's shm_open, not a place for temporary files of ours
 _KINDS: Final = ("parent", "child", "udp_parent", "udp_child")
@@ -58,6 +62,20 @@ class SharedFiles:
     def ask_to_drain(self, base_id: int, epoch: int) -> str:
         """Have an Envoy drain that has no admin port any more; return why it was not told."""
         return handover.ask_to_drain(Path(f"{self.socket_path}_parent_{base_id}{epoch % _PARALLEL_EPOCHS}"))
+
+    def borrow_listeners(
+        self, base_id: int, epoch: int, urls: Sequence[str], workers: int
+    ) -> "list[steering.Listener]":
+        """Return the listen sockets of an Envoy, asked for as its child would.
+
+        Raises:
+            OSError: it does not answer.
+        """
+        from pilot_agent.envoy import steering  # noqa: PLC0415  # rarely needed
+
+        parent = Path(f"{self.socket_path}_parent_{base_id}{epoch % _PARALLEL_EPOCHS}")
+        child = Path(f"{self.socket_path}_child_{base_id}{(epoch + 1) % _PARALLEL_EPOCHS}")
+        return steering.borrow(parent, child, urls, workers)
 
     def remove(self, base_id: int) -> None:
         """Remove the files of a base id whose Envoys have all ended, and its entry in the record."""

@@ -379,7 +379,15 @@ def test_after_two_failed_epochs_the_next_restart_overlaps_with_a_fresh_base_id_
     old = life[0]
     life.live(3)
     assert life.phases == {0: Phase.DRAINING, 3: Phase.LIVE}
-    assert life.did(Drain) == [Drain(admin_port=15000, past_admin=old, inbound_only=False, skip_exit=False)]
+    (drain,) = life.did(Drain)
+    assert (drain.admin_port, drain.past_admin, drain.inbound_only, drain.skip_exit) == (
+        15000,
+        old,
+        False,
+        False,
+    )
+    assert drain.successor is not None
+    assert (drain.successor.generation, drain.successor.admin_port) == (3, life[3].admin_port)
     assert life[3].admin_port == 40003
     assert life.sleep(60).signals == [(0, SIGTERM)]
 
