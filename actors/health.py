@@ -13,6 +13,7 @@ import msgspec
 from actors.asked_page import AskedPage
 from actors.health_backend import HealthBackend
 from actors.health_steps import EpochNews, step, told
+from actors.messages.cert import RotateNow
 from actors.messages.control import PeerRestarted, StartActor, TreeState
 from actors.messages.dns import NameTableAsked, NameTableShown
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
@@ -38,7 +39,7 @@ from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
 from pilot_agent.status.history import History
 from pilot_agent.status.listener import adopt, listener_on, refuse_from_now_on
-from pilot_agent.status.pages import Pages
+from pilot_agent.status.pages import Pages, Verb
 from pilot_agent.status.process_metrics import seconds_since_start
 from pilot_agent.status.server import StatusServer
 from pilot_agent.version import build_info
@@ -258,7 +259,7 @@ class HealthActor(RuntimeActor):
             return
         backend = HealthBackend(
             not_ready=self._not_ready_because,
-            command_envoy=self._command,
+            carry_out=self._command,
             all_samples=self._samples,
             page=self._document,
             arguments=lambda: Path(f"/proc/{os.getppid()}/cmdline").read_bytes(),
@@ -288,12 +289,15 @@ class HealthActor(RuntimeActor):
         _log.info(f"Opened status port {port} at last")
         self._begin_server()
 
-    def _command(self, verb: Literal["drain", "quit", "restart"]) -> None:
+    def _command(self, verb: Verb) -> None:
         text = f"POST {'/quitquitquit' if verb == 'quit' else f'/{verb}'} on the status port"
         self._tell_history(lambda history: history.with_event(time.time(), "operator", text))
         if verb == "drain":
             self._keeper.apply(Generations.were_drained)
-        self.context.send(Role.ENVOY, EnvoyCommand(verb=verb))
+        if verb == "rotate":
+            self.context.send(Role.CERT, RotateNow(reason="operator"))
+        else:
+            self.context.send(Role.ENVOY, EnvoyCommand(verb=verb))
 
     def _serve(self) -> None:
         assert self._server is not None

@@ -1,19 +1,19 @@
 """What the pages of the status port ask of HealthActor."""
 
 from collections.abc import Callable, Iterable
-from typing import Literal
 
 import msgspec
 
 from pilot_agent.status.document import ProbeRow, StatusDocument
 from pilot_agent.status.exposition import Sample
+from pilot_agent.status.pages import Verb
 
 
 class HealthBackend(msgspec.Struct, frozen=True, kw_only=True):
     """What the pages ask of the actor; each is called on a connection's thread."""
 
     not_ready: Callable[[], str | None]
-    command_envoy: Callable[[Literal["drain", "quit", "restart"]], None]
+    carry_out: Callable[[Verb], None]
     all_samples: Callable[[], Iterable[Sample]]
     page: Callable[[tuple[ProbeRow, ...]], StatusDocument]
     arguments: Callable[[], bytes]
@@ -24,8 +24,8 @@ class HealthBackend(msgspec.Struct, frozen=True, kw_only=True):
     def not_ready_because(self) -> str | None:
         return self.not_ready()
 
-    def command(self, verb: Literal["drain", "quit", "restart"]) -> None:
-        self.command_envoy(verb)
+    def command(self, verb: Verb) -> None:
+        self.carry_out(verb)
 
     def samples(self) -> Iterable[Sample]:
         return self.all_samples()

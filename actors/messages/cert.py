@@ -22,7 +22,7 @@ class GetSecret(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RotateNow(msgspec.Struct, frozen=True, kw_only=True):
-    """Operator or file watch → Cert: fetch new material before the old is due. Reply: SecretReady."""
+    """Health → Cert: an operator wants new material before the old is due. Reply: SecretReady."""
 
     reason: RotationReason
 

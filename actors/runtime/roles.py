@@ -25,6 +25,7 @@ CHANNELS: Final[tuple[tuple[Role, Role], ...]] = (
     (Role.UPSTREAM_XDS, Role.DOWNSTREAM_XDS),
     (Role.HEALTH, Role.UPSTREAM_XDS),
     (Role.HEALTH, Role.ENVOY),
+    (Role.HEALTH, Role.CERT),
     (Role.ENVOY, Role.HEALTH),
     (Role.UPSTREAM_XDS, Role.CERT),
     (Role.UPSTREAM_XDS, Role.DNS),

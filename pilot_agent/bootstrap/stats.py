@@ -87,12 +87,15 @@ def inclusion_lists(
     *,
     exit_on_zero_active_connections: bool,
 ) -> dict[str, list[str]]:
-    """Return what is included by `Prefixes`, `Suffixes` and `Regexps`: what is configured, then our own."""
+    """Return what is included by `Prefixes`, `Suffixes` and `Regexps`: what is configured, then our own.
+
+    An empty entry, as behind a comma at the end, is left out: the reference keeps it, and Envoy refuses it.
+    """
 
     def configured(kind: str) -> list[str]:
         listed = annotations.get(f"{_ANNOTATION}statsInclusion{kind}", "")
         own = proxy_config.get("proxyStatsMatcher", {}).get(f"inclusion{kind}", [])
-        return _substituted(listed.split(",") if listed else own, addresses)
+        return _substituted(filter(None, listed.split(",") if listed else own), addresses)
 
     active = ["downstream_cx_active"] if exit_on_zero_active_connections else []
     return {

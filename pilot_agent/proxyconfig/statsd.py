@@ -44,6 +44,8 @@ def look_up_name(host: str) -> list[str]:
     except subprocess.TimeoutExpired:
         raise ValueError(f"lookup {host}: no answer within {_LIMIT_S:.0f} s") from None
     if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        reason = (
+            done.stderr.strip().rpartition("\n")[2].rpartition("] ")[2] or f"exit status {done.returncode}"
+        )
         raise ValueError(f"lookup {host}: {reason}")
     return [line.partition("%")[0] for line in done.stdout.split()]

@@ -28,7 +28,7 @@ _TURN_S: Final = 2.0
 
 _BUSY: Final = text(503, "too many such questions at once")
 
-Verb = Literal["drain", "quit", "restart"]
+Verb = Literal["drain", "quit", "restart", "rotate"]
 
 
 class Backend(Protocol):
@@ -77,6 +77,7 @@ class Pages:
             Route(path="/quitquitquit", handler=self._quit, loopback_only=True, method="POST"),
             Route(path="/drain", handler=self._drain, loopback_only=True, method="POST"),
             Route(path="/restart", handler=self._restart, loopback_only=True, method="POST"),
+            Route(path="/rotate", handler=self._rotate, loopback_only=True, method="POST"),
             Route(path="/status", handler=status, loopback_only=not self._options.status_for_all),
             Route(path="/debug/logs", handler=_named_here(_logs), loopback_only=True),
             Route(path="/debug/ndsz", handler=self._name_table, loopback_only=True),
@@ -109,6 +110,13 @@ class Pages:
         def after() -> None:
             _log.info("handling /restart, starting a new Envoy epoch")
             self._backend.command("restart")
+
+        return _ok(after)
+
+    def _rotate(self, _: Request) -> Answer:
+        def after() -> None:
+            _log.info("handling /rotate, asking the CA for a new workload certificate")
+            self._backend.command("rotate")
 
         return _ok(after)
 

@@ -705,6 +705,23 @@ def test_a_clock_set_back_a_day_renews_the_certificate_and_set_right_again_once_
     assert len(ca.requests) == 3
 
 
+def test_after_a_suspend_of_a_day_there_is_a_new_certificate_at_the_next_look(
+    cert: ActorBench, ca: SmallCa
+) -> None:
+    """The wall clock is a day ahead and stays so; timers have not run meanwhile."""
+    cert.start()
+    (old, _) = cert.wait_sent(SecretReady, 2)
+    cert.settle()
+    ca.lifetime_s = 3 * DAY_S  # signed after the suspend
+    cert.base_s += DAY_S + 60  # the one at hand has expired by now
+    cert.context.advance(6.0)
+    cert.wait_sent(IdentityRotated)
+    new = pairs(cert)[-1]
+    assert new.certificate_chain_pem != old.certificate_chain_pem
+    assert new.not_after_unix_s > cert.now()
+    assert len(ca.requests) == 2
+
+
 def test_a_clock_that_jumps_forward_and_back_costs_no_valid_certificate(
     cert: ActorBench, ca: SmallCa
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from actors.health import HealthActor, HealthNotes
+from actors.messages.cert import RotateNow
 from actors.messages.control import ActorState, PeerRestarted, TreeState
 from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive, EpochsHeld, EpochStarted
 from actors.messages.health import NameTableReceived, WorkloadHealthy, WorkloadUnhealthy
@@ -297,6 +298,12 @@ def test_an_operators_word_reaches_envoy_actor(health: Health, path: str, verb: 
     health.start()
     assert get(health.port, path, "Content-Length: 0", method="POST").body == b"OK"
     assert health.wait_sent(1) == [EnvoyCommand(verb=verb)]
+
+
+def test_an_operators_wish_for_a_rotation_reaches_cert_actor(health: Health) -> None:
+    health.start()
+    assert get(health.port, "/rotate", "Content-Length: 0", method="POST").body == b"OK"
+    assert health.wait_sent(1) == [RotateNow(reason="operator")]
 
 
 def test_the_tree_is_shown_as_metrics_and_as_json(health: Health, envoy: FakeEnvoyAdmin) -> None:

@@ -174,6 +174,11 @@ def expired_token(agent: RealAgent, istiod: Istiod) -> None:
     (agent.directory / TOKEN).write_text(istiod.mint_token("default", "bookinfo-apps", ttl_s=-60))
 
 
+def token_for_another_audience(agent: RealAgent, istiod: Istiod) -> None:
+    text = istiod.tokens.mint("default", "bookinfo-apps", audience="vault")
+    (agent.directory / TOKEN).write_text(text)
+
+
 def faults(**switches: object) -> Callable[[RealAgent, Istiod], None]:
     def change(agent: RealAgent, istiod: Istiod) -> None:
         for name in ("refuse_tokens", "ca", "ads"):
@@ -210,6 +215,14 @@ TROUBLES = {
     ),
     "an expired token": Trouble(
         begins=expired_token, ends=good_files, line=REFUSED + "Unauthenticated desc = .*expired"
+    ),
+    "an empty token": Trouble(
+        begins=token(""), ends=good_files, line=r"\twarn\ttoken file .*istio-token is empty"
+    ),
+    "a token for another audience": Trouble(
+        begins=token_for_another_audience,
+        ends=good_files,
+        line=REFUSED + "Unauthenticated desc = token audience got=",
     ),
     "istiod refuses every token": Trouble(
         begins=faults(refuse_tokens=True), ends=faults(), line=UPSTREAM + "Unauthenticated desc = "

@@ -1,8 +1,11 @@
 """Envoy's life in a whole agent: killed, stopped, replaced, ended; and what clients notice of it."""
 
+import itertools
+import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -177,6 +180,34 @@ def test_with_two_epochs_alive_both_end_with_the_agent(workdir: Path, istiod: Is
         wait_for(lambda: gone(both), within_s=5, what="the end of both Envoys")
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_no_envoy_outlives_a_killed_supervisor_while_an_epoch_initializes(
+    workdir: Path, istiod: Istiod, stopped: bool
+) -> None:
+    with agent_for(istiod, workdir / "sidecar") as agent:
+        agent.wait_ready()
+        restart(agent)
+        wait_for(lambda: len(agent.envoys()) == 2, within_s=20, what="the new epoch")
+        everybody = [*agent.envoys(), *agent.family()]
+        if stopped:  # no signal but SIGKILL reaches it then, and what it waits for never comes
+            for each in agent.envoys():
+                each.suspend()
+        agent.kill()
+        wait_for(lambda: gone(everybody), within_s=2, what="the end of everybody")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
+def test_policy_sds_leaves_no_envoy_of_a_killed_supervisor_either(
+    workdir: Path, istiod: Istiod, number: signal.Signals
+) -> None:
+    with agent_for(istiod, workdir / "sidecar", environment={"CERT_ROTATION_POLICY": "sds"}) as agent:
+        everybody = [*agent.wait_ready().envoys(), *agent.family()]
+        assert agent.process is not None
+        agent.process.send_signal(number)
+        agent.process.wait(5)
+        wait_for(lambda: gone(everybody), within_s=2, what="the end of everybody")
+
+
 def test_the_drain_goes_on_when_any_actor_dies_meanwhile(workdir: Path, istiod: Istiod) -> None:
     config = {"terminationDrainDuration": "3s"}
     with agent_for(istiod, workdir / "sidecar", proxy_config=config) as agent:
@@ -213,24 +244,82 @@ def cgroup() -> Iterator[tuple[Path, str, str]]:
     folder.rmdir()
 
 
+def within(folder: Path) -> tuple[str, ...]:
+    """Return what to put before a command that is to run in this cgroup."""
+    return ("sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh")
+
+
+def oom_kills(file: Path) -> int:
+    return int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
+
+
+def with_ballast(directory: Path, endpoints: int) -> dict[str, str]:
+    """Return variables that have Envoy hold so many endpoints, some 2 kB each."""
+    directory.mkdir(parents=True, exist_ok=True)
+    hosts = [
+        {"endpoint": {"address": {"socket_address": {"address": f"10.{a}.{b}.{c}", "port_value": 80}}}}
+        for a, b, c in itertools.islice(itertools.product(range(9), range(256), range(256)), endpoints)
+    ]
+    prefix = "type.googleapis.com/envoy.config.endpoint.v3."
+    held = {"@type": f"{prefix}ClusterLoadAssignment", "cluster_name": "ballast"}
+    held["endpoints"] = [{"lb_endpoints": hosts}]  # type: ignore[assignment]  # JSON
+    (directory / "ballast.json").write_text(json.dumps({"resources": [held]}))
+    source = {"path_config_source": {"path": str(directory / "ballast.json")}, "resource_api_version": "V3"}
+    cluster = {"name": "ballast", "type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    (directory / "override.json").write_text(json.dumps({"static_resources": {"clusters": [cluster]}}))
+    return {"ISTIO_BOOTSTRAP_OVERRIDE": "override.json"}
+
+
+def anonymous_bytes(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+
+@pytest.mark.parametrize("envoy_has", ["little", "60 % of the limit"])
 def test_without_memory_for_two_twenty_restarts_are_refused_and_nothing_is_killed(
-    workdir: Path, istiod: Istiod, cgroup: tuple[Path, str, str]
+    workdir: Path, istiod: Istiod, cgroup: tuple[Path, str, str], envoy_has: str
 ) -> None:
     folder, limit, kills = cgroup
-    inside = ("sh", "-c", f'echo $$ > {folder}/cgroup.procs; exec "$@"', "sh")
-    with agent_for(istiod, workdir / "sidecar", prefix=inside) as agent:
-        (envoy,) = agent.wait_ready().envoys()
+    variables = {} if envoy_has == "little" else with_ballast(workdir / "sidecar", 100_000)
+    with agent_for(istiod, workdir / "sidecar", prefix=within(folder), environment=variables) as agent:
+        (envoy,) = agent.wait_ready(60).envoys()
         name = "memory.current" if limit == "memory.max" else "memory.usage_in_bytes"
         usage = int((folder / name).read_text())
-        (folder / limit).write_text(str(usage + (24 << 20)))
+        most = usage + (24 << 20) if envoy_has == "little" else int(anonymous_bytes(envoy) / 0.6)
+        (folder / limit).write_text(str(most))
         for number in range(1, 21):
             restart(agent)
             wait_for(lambda many=number: agent.log().count("not enough memory for a second Envoy") >= many)  # type: ignore[misc]
         assert [each.pid for each in agent.envoys()] == [envoy.pid]
         assert is_live(agent)
-        counted = dict(line.split() for line in (folder / kills).read_text().splitlines())
-        assert counted["oom_kill"] == "0"
+        assert oom_kills(folder / kills) == 0
         (folder / limit).write_text(str(1 << 30))
         restart(agent)
         wait_for(lambda: agent.restart_epoch() == 1, within_s=20)
+        assert agent.quit() == 0
+
+
+def test_an_envoy_that_the_kernel_kills_for_want_of_memory_serves_again_within_two_seconds(
+    workdir: Path, istiod: Istiod, cgroup: tuple[Path, str, str]
+) -> None:
+    folder, limit, kills = cgroup
+    with agent_for(istiod, workdir / "sidecar", prefix=within(folder)) as agent:
+        (envoy,) = agent.wait_ready().envoys()
+        Path(f"/proc/{envoy.pid}/oom_score_adj").write_text("1000")  # the kernel's first choice
+        name = "memory.current" if limit == "memory.max" else "memory.usage_in_bytes"
+        (folder / limit).write_text(str(int((folder / name).read_text()) + (32 << 20)))
+        hog = (
+            "import os, sys\nheld = []\n"
+            f"while os.path.exists('/proc/{envoy.pid}/exe'): held.append(bytearray(b'x' * (1 << 19)))"
+        )
+        program = subprocess.Popen([*within(folder), sys.executable, "-I", "-S", "-c", hog])
+        wait_for(lambda: gone([envoy]), within_s=20, what="the kernel's choice")
+        began_s = time.monotonic()
+        wait_for(lambda: is_live(agent), what="the next Envoy")
+        assert time.monotonic() - began_s < BACK_S
+        assert program.wait(10) == 0
+        assert oom_kills(folder / kills) == 1
+        assert len(agent.envoys()) == 1
+        agent.wait_log("Envoy may have been out of memory killed")
+        (folder / limit).write_text(str(1 << 30))
         assert agent.quit() == 0

@@ -1,9 +1,10 @@
 """The workload's identity through a pod's life: cold starts, a CA that is away, keys that stay private."""
 
 import re
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,11 +16,12 @@ from lab.istiod import Istiod
 from pilot_agent.security.kept_identity import file_system_type
 from tests.scenarios.conftest import World, agent_for
 from tests.scenarios.test_environment import sealed
-from tests.support.agent import RealAgent, calm
+from tests.support.agent import ROLES, RealAgent, calm, command
 from tests.support.mounted import publish_files
 from tests.support.real_envoy import get
 from tests.support.sds_client import SdsClient
 from tests.support.small_ca import Authority, new_key, pem
+from tests.support.status_client import get as ask
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.envoy
@@ -113,6 +115,68 @@ def test_with_the_ca_down_from_the_rotation_on_mtls_works_through_a_restart_of_e
     world.istiod.faults.ca = "up"
     wait_for(lambda: agent.serial() != serial, within_s=20, what="the next certificate")
     assert "Bookstore" in get(world.port, "/productpage")[1]
+
+
+REFUSED = "rotation failed, the certificate at hand is served on"
+TOKEN = "var/run/secrets/tokens/istio-token"
+BAD_TOKENS: dict[str, Callable[[Istiod], str | None]] = {
+    "expired": lambda istiod: istiod.mint_token("default", "bookinfo-apps", ttl_s=-60),
+    "deleted": lambda _: None,
+    "empty": lambda _: "",
+    "for another audience": lambda istiod: istiod.tokens.mint("default", "bookinfo-apps", audience="vault"),
+    "for another account": lambda istiod: istiod.mint_token("default", "bookinfo-gateway"),
+}
+
+
+def rotate(agent: RealAgent) -> None:
+    program = [*command(), "restart", "--rotate", f"--status-port={agent.status_port}"]
+    subprocess.run(program, check=True, timeout=30)
+
+
+def test_whatever_happens_to_the_token_a_rotation_succeeds_within_a_minute_of_its_end(
+    istiod: Istiod, workdir: Path
+) -> None:
+    variables = {"CERT_ROTATION_POLICY": "sds", "ECC_SIGNATURE_ALGORITHM": "ECDSA"}
+    with calm(agent_for(istiod, workdir, environment=variables)) as agent:
+        agent.wait_ready()
+        pids = [agent.actor_pid(role) for role in ROLES]
+        path = workdir / TOKEN
+        for what, bad in BAD_TOKENS.items():
+            serial, signed = agent.serial(), istiod.observed.counts["csr", "signed"]
+            path.unlink()
+            if (text := bad(istiod)) is not None:
+                path.write_text(text)
+            refused = agent.log().count(REFUSED)
+            rotate(agent)
+            wait_for(lambda before=refused: agent.log().count(REFUSED) > before, within_s=20, what=what)  # type: ignore[misc]
+            assert agent.serial() == serial
+            assert istiod.observed.counts["csr", "signed"] <= signed + (what == "for another account") * 9
+            path.unlink(missing_ok=True)
+            began_s = time.monotonic()
+            path.write_text(istiod.mint_token("default", "bookinfo-apps"))
+            wait_for(lambda old=serial: agent.serial() != old, within_s=60, what=f"{what}: healed")  # type: ignore[misc]
+            assert time.monotonic() - began_s < 60
+            assert agent.is_ready()
+        assert [agent.actor_pid(role) for role in ROLES] == pids
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "/quitquitquit", "SIGKILL"])
+def test_the_kept_identity_goes_with_the_pod_and_stays_for_a_container_that_was_killed(
+    istiod: Istiod, memory: Path, how: str
+) -> None:
+    with agent_for(istiod, memory, proxy_config={"terminationDrainDuration": "0s"}) as agent:
+        agent.wait_ready()
+        wait_for((memory / KEPT).exists, what="the kept identity")
+        assert agent.process is not None
+        if how == "/quitquitquit":
+            ask(agent.status_port, "/quitquitquit", "Content-Length: 0", method="POST")
+            assert agent.process.wait(15) == 0
+        elif how == "SIGTERM":
+            assert agent.quit() == 0
+        else:
+            agent.kill()
+        left = sorted(each.name for each in (memory / KEPT).parent.glob("identity.kept*"))
+        assert left == (["identity.kept"] if how == "SIGKILL" else [])
 
 
 def plant(directory: Path) -> list[bytes]:

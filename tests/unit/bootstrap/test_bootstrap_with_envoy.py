@@ -1,7 +1,9 @@
 """A real Envoy reads what is rendered, `--mode validate`."""
 
 import json
+import statistics
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,13 @@ def test_the_token_file_of_lightstep_is_below_the_directory_of_the_bootstrap(tmp
     options = made(tmp_path, {"configPath": "./cfg/../deep/"}, {})
 
     assert lightstep_token_file(options) == "deep/lightstep_access_token.txt"
+
+
+def test_rendering_takes_15_ms_of_cpu_at_most(tmp_path: Path) -> None:
+    options = made(tmp_path, ALL_SERVICES, EVERYTHING)
+    took_s = []
+    for _ in range(9):
+        began_s = time.process_time()
+        render(options)
+        took_s.append(time.process_time() - began_s)
+    assert statistics.median(took_s) <= 0.015

@@ -299,12 +299,13 @@ def test_a_name_that_nobody_knows_is_told() -> None:
         fetch("GET", "http://no-such-host.invalid/", timeout_s=10.0)
 
 
-def test_restart_asks_the_status_port_and_says_nothing() -> None:
+@pytest.mark.parametrize(("words", "path"), [([], b"/restart"), (["--rotate"], b"/rotate")])
+def test_restart_asks_the_status_port_and_says_nothing(words: list[str], path: bytes) -> None:
     peer = HttpPeer(lambda _: reply("200 OK", b"OK"))
     try:
-        ended = run_agent("restart", f"--status-port={peer.port}")
+        ended = run_agent("restart", *words, f"--status-port={peer.port}")
         assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-        assert peer.requests[0].startswith(b"POST /restart HTTP/1.1\r\n")
+        assert peer.requests[0].startswith(b"POST " + path + b" HTTP/1.1\r\n")
     finally:
         peer.close()
 
