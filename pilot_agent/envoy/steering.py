@@ -10,7 +10,6 @@ Source: the kernel's sock_reuseport.c (a socket that leaves is replaced by the l
 end falls back to the hash) and Envoy 1.40's hot_restart.proto; both tried.
 """
 
-import array
 import contextlib
 import ctypes
 import os
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from pilot_agent.wire import bytes_field, message, text_field, varint_field
 
 _SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _LOAD, _MODULO, _ADD, _RETURN = 0x20, 0x94, 0x04, 0x16
@@ -127,22 +128,15 @@ def _longest_run(places: Sequence[int]) -> Span:
 
 
 def _lent(us: socket.socket, parent: str, url: str, workers: int) -> tuple[socket.socket, ...]:
-    found = []
+    """Return what the parent answers for each worker; those that share a socket lend it once."""
+    found: dict[int, socket.socket] = {}
     for worker in range(workers):
-        wanted = b"\x0a" + _prefixed(url.encode()) + b"\x10" + bytes((worker,))
-        request = b"\x0a" + _prefixed(
-            b"\x0a" + _prefixed(wanted)
-        )  # HotRestartMessage.request.pass_listen_socket
+        wanted = message(text_field(1, url), varint_field(2, worker))
+        request = bytes_field(1, bytes_field(1, wanted))  # request { pass_listen_socket { … } }
         us.sendto(_LENGTH.pack(len(request)) + request, parent)
-        descriptors = array.array("i")
-        _, ancillary, _, _ = us.recvmsg(_LARGEST_ANSWER_BYTES, socket.CMSG_SPACE(descriptors.itemsize))
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        found += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    return tuple(found)
-
-
-def _prefixed(data: bytes) -> bytes:
-    assert len(data) < 0x80, "an address is short"
-    return bytes((len(data),)) + data
+        _, descriptors, _, _ = socket.recv_fds(us, _LARGEST_ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        for descriptor in descriptors:
+            lent = socket.socket(fileno=descriptor)
+            if found.setdefault(os.fstat(descriptor).st_ino, lent) is not lent:
+                lent.close()
+    return tuple(found.values())
