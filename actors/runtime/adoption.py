@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from actors.messages.control import EnvoyInventory
+from actors.runtime import leash
 from actors.runtime.channels import ChannelTable, seqpacket_pair
 from actors.runtime.control import ControlEnd
 from actors.runtime.envoys import EnvoyKeeper
@@ -39,7 +40,10 @@ def channels(taken: Handover | None) -> ChannelTable:
 
 def envoys(taken: Handover | None) -> EnvoyKeeper:
     """Return the keeper of the Envoys that are this process's children."""
-    return EnvoyKeeper() if taken is None else EnvoyKeeper(taken.envoys, taken.envoys_ended)
+    if taken is None:
+        return EnvoyKeeper()
+    leash.adopt(taken.leash)
+    return EnvoyKeeper(taken.envoys, taken.envoys_ended)
 
 
 def workers(taken: Handover | None) -> dict[int, tuple[Role, int]]:
@@ -67,6 +71,7 @@ def hand_over(  # noqa: PLR0917  # the supervisor's parts, in its own order
             HandedWorker(pid=pid, role=role, worker_id=number) for pid, (role, number) in workers.items()
         ),
         kept=kept,
+        leash=leash.ends(),
         back=way_back[0],
         reason=way_back[1],
     )

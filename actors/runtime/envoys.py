@@ -12,7 +12,7 @@ from typing import Final
 import psutil
 
 from actors.messages.control import EnvoyExited, EnvoyInventory, EnvoyProcess, SpawnEnvoy
-from actors.runtime import process
+from actors.runtime import leash, process
 
 _DEFAULT_SIGNALS: Final = (
     signal.SIGINT,
@@ -87,7 +87,7 @@ class EnvoyKeeper:
 
 def _spawn(wish: SpawnEnvoy) -> int:
     """Fork, prctl, exec; the exec's failure comes back through a pipe that a successful exec closes."""
-    parent = os.getpid()
+    parent, _ = os.getpid(), leash.ends()
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -116,5 +116,6 @@ def _become_envoy(wish: SpawnEnvoy, parent: int) -> None:
     if wish.uid >= 0:
         os.setuid(wish.uid)
     process.hold_no_secrets()  # its core limit is the container's own, for --enable-core-dump
+    leash.take()
     process.die_with_parent(parent)  # after setuid, which clears it
     os.execve(wish.argv[0], wish.argv, wish.environment)  # noqa: S606  # no shell is the point

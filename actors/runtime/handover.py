@@ -61,6 +61,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     envoys_ended: tuple[EnvoyExited, ...]
     workers: tuple[HandedWorker, ...]
     kept: tuple[int, ...]
+    leash: tuple[int, ...] = ()  # of the Envoys
     back: Launch | None
     reason: str = ""  # why this is the way back
     format: int = _FORMAT
@@ -70,7 +71,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
         found = [end for *_, write, read in self.channels for end in (write, read)]
         for actor in self.actors:
             found += [actor.notebook, *actor.handed_down, *([actor.control] if actor.pid else [])]
-        return [*found, *self.kept]
+        return [*found, *self.kept, *self.leash]
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):

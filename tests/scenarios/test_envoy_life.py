@@ -180,6 +180,34 @@ def test_with_two_epochs_alive_both_end_with_the_agent(workdir: Path, istiod: Is
         wait_for(lambda: gone(both), within_s=5, what="the end of both Envoys")
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_no_envoy_outlives_a_killed_supervisor_while_an_epoch_initializes(
+    workdir: Path, istiod: Istiod, stopped: bool
+) -> None:
+    with agent_for(istiod, workdir / "sidecar") as agent:
+        agent.wait_ready()
+        restart(agent)
+        wait_for(lambda: len(agent.envoys()) == 2, within_s=20, what="the new epoch")
+        everybody = [*agent.envoys(), *agent.family()]
+        if stopped:  # no signal but SIGKILL reaches it then, and what it waits for never comes
+            for each in agent.envoys():
+                each.suspend()
+        agent.kill()
+        wait_for(lambda: gone(everybody), within_s=2, what="the end of everybody")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
+def test_policy_sds_leaves_no_envoy_of_a_killed_supervisor_either(
+    workdir: Path, istiod: Istiod, number: signal.Signals
+) -> None:
+    with agent_for(istiod, workdir / "sidecar", environment={"CERT_ROTATION_POLICY": "sds"}) as agent:
+        everybody = [*agent.wait_ready().envoys(), *agent.family()]
+        assert agent.process is not None
+        agent.process.send_signal(number)
+        agent.process.wait(5)
+        wait_for(lambda: gone(everybody), within_s=2, what="the end of everybody")
+
+
 def test_the_drain_goes_on_when_any_actor_dies_meanwhile(workdir: Path, istiod: Istiod) -> None:
     config = {"terminationDrainDuration": "3s"}
     with agent_for(istiod, workdir / "sidecar", proxy_config=config) as agent:
