@@ -5,13 +5,16 @@
 #   docker build --target distroless -t HUB/proxyv2-python:TAG-distroless .
 #
 # Envoy is the public one from PyPI, which lacks Istio's own filters. In a mesh, take that of the Istio
-# release at hand:   --build-arg ENVOY=envoy-of-istio --build-arg ISTIO_TAG=1.28.0
+# release at hand:   --build-arg ENVOY=envoy-of-istio --build-arg ISTIO_TAG=1.28.0 --build-arg PROXY_SHA=…
+# PROXY_SHA is what the image says its Envoy is, as Istio's does: ISTIO_META_ISTIO_PROXY_SHA of that image. A
+# wrong one ends the build with a line that names the right one.
 #
 # deploy/image/fill-root does the work; deploy/image/make-root calls it the same way without an engine,
 # and the tests start the agent in what it made. Python packages are pinned by hash, Debian by release.
 ARG DEBIAN=debian:trixie-slim
 ARG ENVOY=envoy-of-pypi
 ARG ISTIO_TAG=1.28.0
+ARG PROXY_SHA=envoy-1.40.0
 
 FROM ${DEBIAN} AS wheels
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip
@@ -31,11 +34,12 @@ RUN apt-get update && xargs apt-get install -y --no-install-recommends < /packag
     && rm -rf /var/lib/apt/lists/* /packages.txt
 
 FROM packages AS debug
-ARG VERSION="" REVISION=""
+ARG VERSION="" REVISION="" PROXY_SHA
 RUN --mount=type=bind,source=deploy/image,target=/fill --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     --mount=type=bind,from=envoy,target=/envoy \
-    /fill/fill-root --wheels /wheels --envoy-of /envoy --version "${VERSION}" --revision "${REVISION}" /
-ENV ISTIO_META_ISTIO_PROXY_SHA="envoy-1.40.0"
+    /fill/fill-root --wheels /wheels --envoy-of /envoy --proxy-sha "${PROXY_SHA}" \
+        --version "${VERSION}" --revision "${REVISION}" /
+ENV ISTIO_META_ISTIO_PROXY_SHA="${PROXY_SHA}"
 WORKDIR /
 ENTRYPOINT ["/usr/local/bin/pilot-agent"]
 
@@ -44,9 +48,10 @@ RUN --mount=type=bind,source=deploy/image,target=/fill \
     mkdir /output && /fill/fill-root --distroless --base / /output
 
 FROM scratch AS distroless
+ARG PROXY_SHA
 COPY --from=stripped /output /
 ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-ENV ISTIO_META_ISTIO_PROXY_SHA="envoy-1.40.0"
+ENV ISTIO_META_ISTIO_PROXY_SHA="${PROXY_SHA}"
 USER 65532:65532
 WORKDIR /
 ENTRYPOINT ["/usr/local/bin/pilot-agent"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import dns, envoy_killed, hot_restart, identity, latency, memory, startup
+from benchmarks import dns, envoy_killed, hot_restart, identity, latency, memory, startup, upgrades
 
 _QUESTIONS: Final = {
     "memory": memory.run,
@@ -17,6 +17,7 @@ _QUESTIONS: Final = {
     "identity": identity.run,
     "hot_restart": hot_restart.run,
     "envoy_killed": envoy_killed.run,
+    "upgrades": upgrades.run,
 }
 
 

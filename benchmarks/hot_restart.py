@@ -15,21 +15,26 @@ Caveats:
 
 import contextlib
 import json
-import re
-import shutil
 import socket
 import statistics
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from benchmarks.native_load import NativeLoad
 from benchmarks.report import Report, Row, Spread
-from benchmarks.rig import agent_for, mesh_on_free_ports, short_directory
+from benchmarks.rig import (
+    FILTER_TYPES,
+    address,
+    agent_for,
+    answering_listener,
+    listener,
+    mesh_on_free_ports,
+    short_directory,
+)
 from lab.istiod import Istiod
 from tests.support.agent import RealAgent, command
 from tests.support.real_envoy import free_ports
@@ -37,11 +42,9 @@ from tests.support.waiting import wait_for
 
 _QUIET_S: Final = 5
 _RATE: Final = 340  # requests a second of each kind
-_CLIENTS: Final = 5
 _TCP_PAUSE_S: Final = 0.05
 _DRAIN_S: Final = 1
 _WINDOW_S: Final = 1.0  # from LIVE on, in which a restart is still felt
-_TYPES: Final = "type.googleapis.com/envoy.extensions.filters.network"
 
 
 def run(restarts: int = 3) -> Report:
@@ -54,7 +57,10 @@ def run(restarts: int = 3) -> Report:
         _agent(istiod, directory / "agent", http_port, tcp_port, echo_port) as agent,
     ):
         agent.wait_ready()
-        with _Tcp(tcp_port) as tcp, _Native(directory, http_port) as load:
+        with (
+            _Tcp(tcp_port) as tcp,
+            NativeLoad(directory, f"http://127.0.0.1:{http_port}/", rate=_RATE) as load,
+        ):
             time.sleep(_QUIET_S)
             spans = [_restart(agent, number, tcp) for number in range(1, restarts + 1)]
         return _report(restarts, load, spans, tcp)
@@ -90,7 +96,7 @@ def _agent(istiod: Istiod, directory: Path, http_port: int, tcp_port: int, echo_
     directory.mkdir(parents=True)
     override = {
         "static_resources": {
-            "listeners": [_http(http_port), _tcp(tcp_port)],
+            "listeners": [answering_listener("bench-http", http_port), _tcp(tcp_port)],
             "clusters": [_cluster("echo", echo_port)],
         }
     }
@@ -98,98 +104,6 @@ def _agent(istiod: Istiod, directory: Path, http_port: int, tcp_port: int, echo_
     config = {"drainDuration": f"{_DRAIN_S}s", "parentShutdownDuration": "1s"}
     variables = {"ISTIO_BOOTSTRAP_OVERRIDE": "override.json"}
     return agent_for(istiod, directory, environment=variables, proxy_config=config)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """Requests of one moment: one of h2load's, or a second's worth of wrk's, of which the 99th percentile."""
-
-    at_s: float  # Unix time
-    took_ms: float
-
-
-@dataclass(slots=True)
-class _Kind:
-    """One kind of requests: what it is sent with, and what came of it."""
-
-    name: str
-    command: list[str]
-    requests: int = 0
-    lost: int = 0  # begun and not answered with 200
-    samples: list[_Sample] = field(default_factory=list)
-
-    def run_once(self) -> None:
-        raise NotImplementedError
-
-
-class _H2load(_Kind):
-    def run_once(self) -> None:
-        """Send a second's worth; the log has one line a request: begin in µs, status, duration in µs."""
-        with tempfile.NamedTemporaryFile("r", encoding="ascii") as log:
-            command = [*self.command[:-1], f"--log-file={log.name}", self.command[-1]]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-            for line in log:
-                at, _, took = line.split("\t")
-                self.samples.append(_Sample(int(at) / 1e6, int(took) / 1e3))
-        found = re.search(r"^requests: \d+ total, (\d+) started, .* (\d+) succeeded", told, re.MULTILINE)
-        assert found, f"unexpected words of h2load: {told[-500:]}"
-        self.requests += int(found[2])
-        self.lost += int(found[1]) - int(found[2])  # what it did not begin on a closed connection is not lost
-
-
-class _Wrk(_Kind):
-    def run_once(self) -> None:
-        """Send a second's worth; it opens a connection anew when a drained Envoy has closed it in order."""
-        began_s = time.time()
-        told = subprocess.run(self.command, capture_output=True, text=True, timeout=30, check=True).stdout
-        found = re.search(r"99%\s+([\d.]+)(us|ms|s)\s+(\d+) requests in", told)
-        assert found, f"unexpected words of wrk: {told[-500:]}"
-        self.samples.append(_Sample(began_s, float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]))
-        self.requests += int(found[3])
-        for errors in re.findall(r"(?:connect|read|write|timeout|responses:?) (\d+)", told):
-            self.lost += int(errors)
-
-
-class _Native:
-    """Three load generators, each started anew every second."""
-
-    def __init__(self, directory: Path, port: int) -> None:
-        h2load, wrk = _tool("h2load", "nghttp2-client"), _tool("wrk", "wrk")
-        script = directory / "pause.lua"
-        script.write_text(f"function delay() return {1000 * _CLIENTS // _RATE} end\n", encoding="ascii")
-        url, amount = f"http://127.0.0.1:{port}/", ["-n", str(_RATE)]
-        fresh = ["--h1", *amount, "-c", str(_RATE), "-r", str(_RATE // 10), "--rate-period=100ms"]
-        paced = ["-c", str(_CLIENTS), f"--rps={_RATE // _CLIENTS}"]
-        kept = ["-t1", f"-c{_CLIENTS}", "-d1s", "--latency", "-s", str(script)]
-        self.kinds: tuple[_Kind, ...] = (
-            _Wrk("HTTP/1.1, kept", [wrk, *kept, url]),
-            _H2load("HTTP/2", [h2load, *amount, *paced, url]),
-            _H2load("HTTP/1.1, new connections", [h2load, *fresh, url]),
-        )
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(kind,), daemon=True) for kind in self.kinds]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join(30)
-
-    def _run(self, kind: _Kind) -> None:
-        while not self._ending.is_set():
-            next_s = time.monotonic() + 1.0
-            kind.run_once()
-            self._ending.wait(max(next_s - time.monotonic(), 0.0))
-
-
-def _tool(name: str, package: str) -> str:
-    found = shutil.which(name)
-    assert found, f"{name} is not on PATH (Debian: {package})"
-    return found
 
 
 class _Tcp:
@@ -254,7 +168,7 @@ def _echo() -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-def _report(restarts: int, load: _Native, spans: list[tuple[float, float]], tcp: _Tcp) -> Report:
+def _report(restarts: int, load: NativeLoad, spans: list[tuple[float, float]], tcp: _Tcp) -> Report:
     rows = []
     for kind in load.kinds:
         before = _p99([each.took_ms for each in kind.samples if each.at_s < spans[0][0] - 1])
@@ -289,33 +203,11 @@ def _p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98] if len(values) > 1 else 0.0
 
 
-def _address(port: int) -> dict[str, Any]:  # Any: JSON, here and below
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-
-def _listener(name: str, port: int, filter_name: str, config: dict[str, Any]) -> dict[str, Any]:
-    filters = [{"name": f"envoy.filters.network.{filter_name}", "typed_config": config}]
-    return {"name": name, "address": _address(port), "filter_chains": [{"filters": filters}]}
-
-
-def _http(port: int) -> dict[str, Any]:
-    answer = {"status": 200, "body": {"inline_string": "ok"}}
-    routes = [{"match": {"prefix": "/"}, "direct_response": answer}]
-    router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
-    config = {
-        "@type": f"{_TYPES}.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "bench",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
-    }
-    return _listener("bench-http", port, "http_connection_manager", config)
-
-
 def _tcp(port: int) -> dict[str, Any]:
-    config = {"@type": f"{_TYPES}.tcp_proxy.v3.TcpProxy", "stat_prefix": "bench", "cluster": "echo"}
-    return _listener("bench-tcp", port, "tcp_proxy", config)
+    config = {"@type": f"{FILTER_TYPES}.tcp_proxy.v3.TcpProxy", "stat_prefix": "bench", "cluster": "echo"}
+    return listener("bench-tcp", port, "tcp_proxy", config)
 
 
 def _cluster(name: str, port: int) -> dict[str, Any]:
-    endpoints = [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}]
+    endpoints = [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]
     return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}}

@@ -4,13 +4,16 @@ A packager stamps a build by writing `pilot_agent/_stamp.py` with any of the fiv
 leaves out is `unknown`, as in the reference.
 """
 
+from __future__ import annotations
+
 import sys
-from typing import NamedTuple
+
+from pilot_agent.record import Record
 
 _UNKNOWN = "unknown"
 
 
-class BuildInfo(NamedTuple):
+class BuildInfo(Record):
     """The five values, spelled and ordered as `version -o json` prints them."""
 
     version: str = _UNKNOWN

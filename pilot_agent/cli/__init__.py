@@ -1,12 +1,15 @@
 """The command line: `main` is what the installed program `pilot-agent` calls."""
 
 import sys
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # what hooks load does without `typing`: pilot_agent/record.py
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["main"]
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main(words: "Sequence[str] | None" = None) -> int:
     """Run the command that `words` (the process's own arguments when None) name.
 
     Returns the exit status: 0, 255 for an error that was told to the user, or what the command says.

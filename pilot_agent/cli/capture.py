@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pilot_agent.cli.command import Invocation
-from pilot_agent.cli.flags import Flag, Kind, Value, Values, parse_value
+from pilot_agent.cli.flags import Flag, Value, Values, parse_value
 from pilot_agent.cli.global_flags import configure_logging
 
 if TYPE_CHECKING:
     from pilot_agent.capture.options import CaptureSettings
+    from pilot_agent.cli.flags import Kind
 
 
 class CaptureFlag(NamedTuple):
@@ -22,7 +23,7 @@ class CaptureFlag(NamedTuple):
     member: str
     name: str
     shorthand: str
-    kind: Kind
+    kind: "Kind"
     default: Value
     usage: str
     variable: str | None = ""  # "": the name in capitals; None: no variable

@@ -1,16 +1,21 @@
 """A command: what it is called, which flags it has, and the function that does its work."""
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from __future__ import annotations
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import HELP_NAME, Flag, Values
 from pilot_agent.gotext import quote
+from pilot_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Final
 
 PROGRAM: Final = "pilot-agent"
 
 
-class Invocation(NamedTuple):
+class Invocation(Record):
     """What the user typed for a command, parsed."""
 
     arguments: list[str]
@@ -39,7 +44,7 @@ class Command:
         hidden: bool = False,
         argument_choices: Sequence[str] = (),
         takes_raw_words: bool = False,
-        children: Sequence["Command"] = (),
+        children: Sequence[Command] = (),
         parent: str = PROGRAM,
     ) -> None:
         self.use, self.short, self.long, self.run = use, short, long, run

@@ -5,15 +5,21 @@ cost them 30 ms of imports. Texts of errors are those of Go's client, which peop
 reference.
 """
 
+from __future__ import annotations
+
 import _socket  # `socket` itself loads `enum` and `selectors`, a tenth of a hook's start
 import os
 import time
-from typing import Final, NamedTuple
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.response import Response, ResponseError, read_response
 from pilot_agent.cli.url import Url, UrlError, parse_url
 from pilot_agent.gotext import quote
+from pilot_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _MAX_REQUESTS: Final = 10
 _TOKEN: Final = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -26,14 +32,14 @@ class FetchError(CliError):
     """No whole answer; the text tells which call, which step and why."""
 
 
-class Answer(NamedTuple):
+class Answer(Record):
     """The last answer, after all redirects."""
 
     status: int
     body: bytes
 
 
-class _Request(NamedTuple):
+class _Request(Record):
     method: str
     url: Url
     body: bytes

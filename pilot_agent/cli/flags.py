@@ -1,15 +1,21 @@
 """One flag, its kinds, and the values that a parsed command line gave."""
 
-from collections.abc import Callable, Iterable
-from typing import Final, Literal, NamedTuple
+from __future__ import annotations
 
 from pilot_agent.gotext import parse_bool, parse_integer, parse_unsigned
+from pilot_agent.record import Record
 
-Kind = Literal["bool", "duration", "int", "int32", "uint16", "string", "stringArray"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Final, Literal
+
+    Kind = Literal["bool", "duration", "int", "int32", "uint16", "string", "stringArray"]
+
 Value = bool | int | str | tuple[str, ...]
 
 
-class Flag(NamedTuple):
+class Flag(Record):
     """A declared flag; `default` has the type that `kind` names."""
 
     name: str

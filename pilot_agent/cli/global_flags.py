@@ -1,10 +1,14 @@
 """The logging flags, which every command accepts and `proxy` applies."""
 
-from typing import Final
+from __future__ import annotations
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import Flag, Values
 from pilot_agent.gotext import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _SCOPE_LIST: Final = (
     "ads, all, ca, cache, citadelclient, default, dns, gcecred, grpc, healthcheck, klog, mockcred, "

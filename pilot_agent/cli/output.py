@@ -1,9 +1,14 @@
 """What a command prints, written without Python's buffers: whole, at once, and no second error at exit."""
 
+from __future__ import annotations
+
 import os
-from typing import Final
 
 from pilot_agent.cli.errors import CliError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _STDOUT, _STDERR = 1, 2
 SIGPIPE_STATUS: Final = 141

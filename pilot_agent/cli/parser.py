@@ -4,11 +4,15 @@ argparse cannot be bent to them: it abbreviates names, refuses unknown flags or 
 and takes the word behind a boolean.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.cli.flags import Flag, Values
 from pilot_agent.gotext import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Parser:

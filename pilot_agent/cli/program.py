@@ -1,9 +1,9 @@
 """From the words of the command line to an exit status."""
 
+from __future__ import annotations
+
 import _signal  # type: ignore[import-not-found]  # `signal` itself loads `enum`, a tenth of a hook's start
 import os
-from collections.abc import Sequence
-from typing import Final
 
 from pilot_agent.cli.command import PROGRAM, Command, Invocation
 from pilot_agent.cli.errors import CliError, UsageError
@@ -13,6 +13,11 @@ from pilot_agent.cli.output import SIGPIPE_STATUS, OutputClosedError, print_erro
 from pilot_agent.cli.parser import Parser
 from pilot_agent.cli.registry import root_command
 from pilot_agent.cli.resolve import resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 _ERROR_STATUS: Final = 255
 _REPAIR: Final = "install it with pip (a checkout: python3 -m venv .venv && .venv/bin/pip install -e .)"

@@ -4,14 +4,19 @@ Global flags may stand before the command's name, so the search must know which 
 following word. An unknown flag takes it too: `pilot-agent --x proxy router` asks for `router`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from __future__ import annotations
 
-from pilot_agent.cli.command import Command
 from pilot_agent.cli.errors import UsageError
 from pilot_agent.cli.flags import HELP_NAME, Flag
 from pilot_agent.cli.global_flags import GLOBAL_FLAGS
 from pilot_agent.cli.registry import all_commands, find_command
 from pilot_agent.gotext import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pilot_agent.cli.command import Command
 
 _SUGGESTION_DISTANCE = 2
 

@@ -1,10 +1,16 @@
 """Reads one HTTP/1.x answer from a socket: head, then a body in any of its four framings."""
 
-import _socket
+from __future__ import annotations
+
 import time
-from typing import Final, NamedTuple
 
 from pilot_agent.gotext import quote
+from pilot_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from typing import Final
 
 _RECEIVE_BYTES: Final = 1 << 16
 _HEAD_LIMIT_BYTES: Final = 1 << 20
@@ -21,7 +27,7 @@ class ResponseError(Exception):
         self.in_body = in_body
 
 
-class Response(NamedTuple):
+class Response(Record):
     """A whole answer. Header names are in lower case; of a repeated one the first counts."""
 
     status: int

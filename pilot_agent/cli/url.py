@@ -1,9 +1,14 @@
 """Reads an `http` URL as far as the small client needs it, without urllib (6 ms of import)."""
 
-from typing import Final, NamedTuple
+from __future__ import annotations
 
 from pilot_agent.cli.errors import CliError
 from pilot_agent.gotext import quote
+from pilot_agent.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 _UNRESERVED: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~")
 _IN_PATH: Final = _UNRESERVED | frozenset(b"/%!$&'()*+,;=:@[]")
@@ -15,7 +20,7 @@ class UrlError(CliError):
     """The text is no URL that can be asked."""
 
 
-class Url(NamedTuple):
+class Url(Record):
     """An absolute URL without its fragment."""
 
     scheme: str  # "http" or "https"

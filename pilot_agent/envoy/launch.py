@@ -18,7 +18,7 @@ from pilot_agent.bootstrap import (
     lightstep_token_file,
     render,
 )
-from pilot_agent.envoy import bootstrap_file, memory_guard
+from pilot_agent.envoy import bootstrap_file, hot_restart_version, memory_guard
 from pilot_agent.envoy.bootstrap_file import Owner
 from pilot_agent.envoy.model import Generation, Phase, Prepared
 from pilot_agent.envoy.options import EnvoyOptions
@@ -46,6 +46,9 @@ class Launchpad:
         self._owner = Owner(uid=options.uid, gid=options.gid)
         self.shared_files = SharedFiles(options.config_path, owner=self._owner)
         self._is_custom = bool(options.custom_config_file) or bootstrap.template is not None
+        self._binaries: dict[
+            int, hot_restart_version.Identity | None
+        ] = {}  # base id → which file its newest Envoy is
         self.obstacle = ""
         if options.enabled and options.wants_hot_restart(custom_bootstrap=self._is_custom):
             self.obstacle = self.shared_files.obstacle()
@@ -79,12 +82,16 @@ class Launchpad:
         try:
             if validate and (refusal := memory_guard.refusal(running_pid)):
                 why = "memory"
-            elif wanted.is_hot and (refusal := self.shared_files.heal(wanted.base_id)):
+            elif wanted.is_hot and (
+                refusal := self.shared_files.heal(wanted.base_id) or self._stranger(wanted, running_pid)
+            ):
                 why = "spoiled"
             else:
                 known = self._complete(wanted)
                 self._write_bootstrap(known)
                 refusal = self._validated(known) if validate else ""
+                if not refusal:
+                    self._binaries[known.base_id] = hot_restart_version.identity(self._options.binary_path)
         except BootstrapError as error:
             refusal = str(error)
         except OSError as error:
@@ -139,6 +146,13 @@ class Launchpad:
             admin_port = _free_port(self._options.admin_host)
         path = self._options.custom_config_file or self._path(wanted.generation if self.hot_restart else None)
         return msgspec.structs.replace(wanted, base_id=base_id, admin_port=admin_port, bootstrap_path=path)
+
+    def _stranger(self, wanted: Generation, running_pid: int) -> str:
+        """Return why what is at Envoy's place cannot take over from the running Envoy; empty if it can."""
+        program = self._options.binary_path
+        if not running_pid or self._binaries.get(wanted.base_id) == hot_restart_version.identity(program):
+            return ""
+        return hot_restart_version.mismatch(program, running_pid)
 
     def _write_bootstrap(self, known: Generation) -> None:
         if self._options.custom_config_file:

@@ -16,7 +16,7 @@ from actors.messages.envoy import Draining, EnvoyCommand, EpochExited, EpochLive
 from pilot_agent.envoy import launch, memory_guard
 from pilot_agent.envoy.shared_files import SharedFiles
 from tests.support.envoy_rig import EnvoyRig, Load
-from tests.support.real_envoy import get
+from tests.support.real_envoy import envoy_path, get
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.envoy
@@ -265,6 +265,46 @@ def test_where_the_base_id_is_lost_a_fresh_one_overlaps_and_the_admin_port_comes
         assert get(rig.admin_port, "/ready")[1] == "LIVE\n"
     assert load.answers > 100
     assert load.failures == []
+    finished(rig)
+
+
+_OF_ANOTHER_VERSION = """#!/bin/sh
+case " $* " in *" --hot-restart-version "*) echo 99.1 >&2; exit 0;; esac
+for word; do
+    test "$last" = --base-id && base_id=$word
+    test "$last" = --restart-epoch && epoch=$word
+    last=$word
+done
+if test "${{epoch:-0}}" = 0; then
+    echo >{place}/$base_id
+elif ! test -e {place}/$base_id; then
+    echo "assert failure: shmem->version_ == HOT_RESTART_VERSION"
+    kill -ABRT $$
+fi
+exec {envoy} "$@"
+"""
+
+
+def test_an_envoy_of_another_hot_restart_version_overlaps_and_never_meets_the_running_one(
+    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "envoy"
+    program.symlink_to(envoy_path())
+    rig = make(binary_path=str(program)).start()
+    live(rig)
+    program.unlink()
+    program.write_text(_OF_ANOTHER_VERSION.format(place=tmp_path, envoy=envoy_path()))
+    program.chmod(0o755)
+    with Load(rig.port) as load:
+        rig.say(RestartAsked())
+        live(rig, 2, epoch=0)
+        live(rig, 3, epoch=1)  # the admin port comes back, by a hot restart among the new ones
+    assert rig.base_id(2) == rig.base_id(3) != rig.base_id(0)
+    assert rig.spawned == {0, 2, 3}  # none was started to find it out
+    (told,) = [line for line in lines(capfd) if "hot restart version" in line]
+    assert f"the running epoch stays: {program} has hot restart version 99.1, the running Envoy 11." in told
+    assert get(rig.admin_port, "/ready")[1] == "LIVE\n"
+    assert [failure for failure in load.failures if "ConnectionResetError" not in failure] == []
     finished(rig)
 
 

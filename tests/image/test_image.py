@@ -1,9 +1,11 @@
 """The image's two roots: what is in them, and pods that run in them."""
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,10 +152,30 @@ def seconds(node: Node, root: Path, *words: str) -> float:
     return statistics.median(taken)
 
 
+def test_a_wrong_word_about_envoy_is_refused_with_the_right_one(roots: Path) -> None:
+    fill = ["deploy/image/fill-root", "--wheels", str(roots / "wheels"), "--proxy-sha", "istio-proxy:0123"]
+    done = subprocess.run(
+        [sys.executable, *fill, str(roots / "debug")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"fill-root: PROXY_SHA got=istio-proxy:0123, expected=istio-proxy:[0-9a-f]{40} or envoy-1.40.0, .*\n",
+        done.stderr,
+    )
+
+
 def test_the_dockerfile_takes_the_same_steps_as_these_roots() -> None:
     """Both call the same scripts with the same lists; only who calls them differs."""
     docker, script = Path("Dockerfile").read_text(), Path("deploy/image/make-root").read_text()
-    for step in ("build-wheel", "fill-root", "--distroless", "requirements.txt", "packages.txt", "trixie"):
+    for step in (
+        "build-wheel",
+        "fill-root",
+        "--distroless",
+        "requirements.txt",
+        "packages.txt",
+        "trixie",
+        "envoy-1.40.0",
+    ):
         assert step in docker, step
         assert step in script, step
     assert 'ENTRYPOINT ["/usr/local/bin/pilot-agent"]' in docker

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from lab.istiod import Istiod
+from lab.mesh import load_mesh
+from tests.scenarios.conftest import agent_for
 from tests.support.agent import REPOSITORY
 from tests.support.image_root import Root
 from tests.support.pod_checks import lives_and_dies_as_kubernetes_wants
+from tests.support.real_envoy import PortMap
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -106,3 +110,32 @@ def test_code_that_others_could_have_put_there_is_not_run(program: Path, tmp_pat
 def test_an_injected_pod_lives_and_dies_with_it(program: Path, workdir: Path) -> None:
     root = Root.of_this_machine(program=program)
     lives_and_dies_as_kubernetes_wants("sidecar-native", workdir, root=root, sizes={"istio-data": "200m"})
+
+
+@pytest.mark.envoy
+def test_the_agent_that_it_is_becomes_another_single_file(program: Path, workdir: Path) -> None:
+    mesh = load_mesh().with_ports(PortMap())
+    following = shutil.copy2(program, workdir / "pilot-agent-2")
+    with Istiod(mesh) as istiod:
+        agent = agent_for(istiod, workdir / "agent")
+        agent.environment |= {"PILOT_AGENT_CACHE": str(workdir / "cache")}
+        agent.environment["PATH"] = f"{Path(sys.executable).resolve().parent}:{os.environ['PATH']}"
+        at = agent._command.index("proxy")
+        agent._command[:at] = [str(program)]
+        with agent:
+            agent.wait_ready()
+            (envoy,) = agent.envoys()
+            done = subprocess.run(
+                [following, "upgrade"],
+                cwd=agent.directory,
+                env=agent.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert agent.process is not None
+            expected = f"process {agent.process.pid} is now {following}\n"
+            assert (done.returncode, done.stdout) == (0, expected), done.stderr
+            assert agent.envoys() == [envoy]
+            assert agent.is_ready()
+            assert agent.quit() == 0

@@ -1,6 +1,7 @@
 """What is wrong with a pod's volumes, or who else is in it: one line, 255, nothing of another is touched."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def test_sockets_and_files_of_another_user_are_replaced_where_the_volume_allows_
             os.chown(file, 4000, 4000)
             file.chmod(0o600)
         wait_ready(pod, pod.start())
+
+
+def test_a_socket_of_another_user_that_cannot_be_replaced_ends_it_and_stays(workdir: Path) -> None:
+    with provisioned("sidecar-classic", workdir) as (pod, _):
+        volume = pod.volume("istio-envoy")
+        taken = volume / "XDS"
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(taken))
+            other.listen()
+            os.chown(taken, 4000, 4000)
+            volume.chmod(0o1777)  # sticky: only its owner may replace it
+            before = taken.lstat()
+            told = ended(pod.start())
+            assert "etc/istio/proxy/XDS: Operation not permitted" in told
+            assert taken.lstat() == before
 
 
 def test_a_second_agent_in_the_pod_ends_and_leaves_the_first_alone(workdir: Path) -> None:

@@ -5,11 +5,13 @@ import signal
 import socket
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.http_peer import HttpPeer, reply
-from tests.support.pod import CONTROL_PLANE, POD_IP, Pod
+from tests.support.pod import CONTROL_PLANE, POD_IP, Container, Pod
 from tests.support.pod_life import end, hook, left_behind, provisioned, wait_ready
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.envoy, pytest.mark.root]
 
@@ -37,6 +39,20 @@ def asked_by_the_application(pod: Pod) -> str:
         connection.close()
 
 
+def leave_an_orphan(proxy: Container) -> None:
+    """Run a command whose child outlives it: it falls to process 1, which must reap it."""
+    status, said = proxy.execute("/bin/sh", "-c", "sleep 0.3 & echo $!")
+    assert status == 0, said
+    first = psutil.Process(proxy.pid)
+
+    def is_gone() -> bool:
+        return "sleep" not in {child.name() for child in first.children()}
+
+    assert not is_gone()
+    wait_for(is_gone, what="the orphan being reaped")
+    assert [one for one in first.children() if one.status() == psutil.STATUS_ZOMBIE] == []
+
+
 def test_a_native_sidecar_serves_its_pod_from_the_init_container_to_the_end(workdir: Path) -> None:
     with provisioned("sidecar-native", workdir) as (pod, _):
         init = pod.start("istio-init")
@@ -44,6 +60,7 @@ def test_a_native_sidecar_serves_its_pod_from_the_init_container_to_the_end(work
 
         proxy = pod.start("istio-proxy")
         wait_ready(pod, proxy)  # the startup probe holds all other containers back
+        leave_an_orphan(proxy)
 
         def serve() -> HttpPeer:
             return HttpPeer(lambda _: reply("200 OK", b"ratings"), host="0.0.0.0", port=APPLICATION)

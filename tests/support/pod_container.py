@@ -3,8 +3,8 @@
     python -m tests.support.pod_container SPECIFICATION.json
 
 Started by root, outside all namespaces. The program is process 1 of a PID namespace of its own; this
-process stays as its parent, prints its pid as seen from outside, passes its status on, and takes it
-along when it is killed.
+process stays as its parent, prints its pid as seen from outside once it runs, passes its status on, and
+takes it along when it is killed.
 """
 
 import json
@@ -45,15 +45,13 @@ def main(path: str) -> int:
         ns.enter(wish["sandbox"], "mnt")
         ns.unshare(ns.NEW_MOUNT | ns.NEW_PID)
         ns.make_mounts_private()
-    ready, go = os.pipe()
+    running, starting = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(go)
-        os.read(ready, 1)
         _be(wish, log)
-    os.close(ready)
+    os.close(starting)
+    os.read(running, 1)  # nothing comes: it ends when the program runs, which a hook may not come before
     os.write(1, f"{child}\n".encode())
-    os.write(go, b"\n")
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from pilot_agent.status.catalogue import FAMILIES
+
 REPOSITORY = Path(__file__).parents[3]
 MESH = REPOSITORY / "deploy" / "mesh"
 IMAGE = "HUB/python-agent:TAG"
@@ -66,3 +68,9 @@ def test_the_lock_has_every_package_that_the_agent_asks_for() -> None:
     locked = (REPOSITORY / "deploy" / "image" / "requirements.txt").read_text()
     pinned = {line.split("==")[0] for line in locked.splitlines() if "==" in line}
     assert names <= pinned, f"run deploy/image/lock-requirements: {sorted(names - pinned)}"
+
+
+def test_what_is_to_be_watched_is_there_to_be_seen() -> None:
+    named = re.findall(r"`istio_agent_(\w+)`", (MESH / "README.md").read_text())
+    assert len(named) >= 4
+    assert set(named) <= FAMILIES.keys()
