@@ -132,14 +132,15 @@ def back(strike: Strike, log: str) -> Iterator[tuple[float, str]]:
             float(found)
             for found in re.findall(rf"actor {role} ended: .*; restarting in ([0-9.]+) s\tpid={pid}\b", log)
         ]
-        allowed_s = BACK_S + (waits[0] if waits else 0.0) + _LOOK_S
+        busy_s = _LOOK_S + strike.watch.latest_s(at_s)
+        allowed_s = BACK_S + (waits[0] if waits else 0.0) + busy_s
         begin_s = ended_s if pid in strike.hung else at_s
         took_s = successor.born_s - begin_s
         wrong = (
             "" if took_s <= allowed_s else f"{role} was back after {took_s:.2f} s, allowed {allowed_s:.2f}"
         )
         hang_s = ended_s - at_s
-        if strike.by_heartbeat and pid in strike.hung and hang_s > HEARTBEAT_S + BACK_S + _LOOK_S:
+        if strike.by_heartbeat and pid in strike.hung and hang_s > HEARTBEAT_S + BACK_S + busy_s:
             wrong += f" {role} was ended {hang_s:.2f} s after it hung"
         yield took_s, wrong.strip()
 

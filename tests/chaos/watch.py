@@ -52,6 +52,7 @@ class Watch:
     lives: list[Life] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    late: list[tuple[float, float]] = field(default_factory=list)  # when a look came, and how much too late
     _over: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -78,6 +79,10 @@ class Watch:
     def alive(self, name: str) -> list[Life]:
         return [life for life in self.of(name) if life.ended_s is None]
 
+    def latest_s(self, since_s: float) -> float:
+        """Return by how much a look was too late at most: this machine had no time for anybody then."""
+        return max((late_s for at_s, late_s in self.late if at_s >= since_s), default=0.0)
+
     def lost_secrets(self, since_s: float) -> list[str]:
         """Return when an Envoy that was LIVE had no certificate."""
         return [f"an Envoy without a certificate at {at_s:.3f}" for at_s in self.losses if at_s >= since_s][
@@ -103,10 +108,13 @@ class Watch:
 
     def _processes(self) -> None:
         known: dict[int, Life] = {}
-        nameless: set[int] = set()
+        last_s = time.monotonic()
         while not self._over.wait(_LOOK_S):
             found = self._children()
             now_s = time.monotonic()
+            if now_s - last_s > 5 * _LOOK_S:
+                self.late.append((now_s, now_s - last_s))
+            last_s = now_s
             for pid, life in list(known.items()):
                 if pid not in found:
                     life.ended_s = now_s
@@ -114,9 +122,7 @@ class Watch:
             for pid in found - known.keys():
                 name = _name(pid)
                 if name is None:  # on its way to its name, or a worker
-                    nameless.add(pid)
                     continue
-                nameless.discard(pid)
                 known[pid] = Life(pid, name, now_s)
                 self.lives.append(known[pid])
 
