@@ -47,7 +47,7 @@ def measure(supervisor: int) -> TreeMemory:
         with contextlib.suppress(OSError):
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             pss[f"{name}:{pid}" if name in pss else name] = _pss(pid)
-            files |= dict(_memory_files(pid))
+            files |= dict(memory_files(pid))
     return TreeMemory(pss=pss, files=sum(files.values()))
 
 
@@ -81,7 +81,7 @@ def _pss(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def _memory_files(pid: int) -> Iterator[tuple[int, int]]:
+def memory_files(pid: int) -> Iterator[tuple[int, int]]:
     """Yield inode and bytes in memory of what is open and lies in a tmpfs: memfds, /dev/shm."""
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
