@@ -17,7 +17,7 @@ from benchmarks.tree_memory import memory_files
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_KIB: Final = os.sysconf("SC_PAGESIZE") // 1024
-_PSS: Final = re.compile(rb"^(Pss|Pss_Anon|Pss_Shmem):\s+(\d+) kB", re.MULTILINE)
+_PSS: Final = re.compile(rb"^(Pss|Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB", re.MULTILINE)
 _ACTOR: Final = "pilot-agent: "
 _ENVOY, _WORKER, _ZOMBIE = "(envoy)", "(worker)", "(zombie)"  # no role's name: "envoy" is an actor, too
 _KEPT: Final = ("etc/istio/proxy", "var")  # below the agent's directory
@@ -30,7 +30,7 @@ class Process:
 
     pid: int
     pss_kib: int
-    own_kib: int  # of them what is no file's: what other programs on the machine do not change
+    own_kib: int  # what is no file's, in memory or swapped out: what other programs do not change
     descriptors: int
     threads: int
 
@@ -79,7 +79,7 @@ def _add(found: Holdings, inodes: dict[int, int], pid: int, name: str) -> None:
         found.processes[name] = Process(
             pid=pid,
             pss_kib=sizes[b"Pss"],
-            own_kib=sizes[b"Pss_Anon"] + sizes[b"Pss_Shmem"],
+            own_kib=sizes[b"Pss_Anon"] + sizes[b"Pss_Shmem"] + sizes[b"SwapPss"],
             descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
             threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
         )

@@ -1,5 +1,6 @@
 """What is written down of a soak: one JSON document a line, as it happens, so that nothing is lost."""
 
+import gzip
 import json
 import statistics
 import threading
@@ -8,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.holdings import Holdings
+from benchmarks.holdings import Holdings, Process
 
 FORMAT: Final = 1
 
@@ -103,3 +104,35 @@ class Writer:
         with self._lock:
             self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
             self._file.flush()
+
+
+def read(path: Path) -> Record:
+    """Return the record in a file, packed (.gz) or not.
+
+    Raises:
+        ValueError: it is no record, or of another format.
+        OSError: it cannot be read.
+    """
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    first, *lines = [json.loads(line) for line in text.splitlines()]
+    if first.get("format") != FORMAT:
+        raise ValueError(f"{path}: format {first.get('format')!r}, wanted {FORMAT}")
+    return Record(
+        conditions=first["conditions"],
+        samples=[_sample(line["sample"]) for line in lines if "sample" in line],
+        happened=[Happened(**line["happened"]) for line in lines if "happened" in line],
+    )
+
+
+def _sample(document: dict[str, Any]) -> Sample:  # Any: JSON
+    agents = {
+        name: AgentSample(**agent | {"holdings": holdings(agent["holdings"])})
+        for name, agent in document["agents"].items()
+    }
+    latencies = {name: Latency(**one) for name, one in document["latencies"].items()}
+    return Sample(**document | {"agents": agents, "latencies": latencies})
+
+
+def holdings(document: dict[str, Any]) -> Holdings:  # Any: JSON
+    processes = {name: Process(**one) for name, one in document["processes"].items()}
+    return Holdings(**document | {"processes": processes})

@@ -84,9 +84,9 @@ class Call:
     def half_close(self) -> None:
         """Note that the client sends nothing more."""
         self.is_half_closed = True
+        receiver = self.receiver  # `finish` lets go of it
         if self._reader.is_within and not self.is_over:
             self.finish(Code.INTERNAL, "the request's last message is cut off")
-        receiver = self.receiver
         if receiver is not None:
             receiver.half_closed()
 

@@ -95,6 +95,7 @@ class Connection:
         """Close the socket; for a connection that `run` does not serve (any more)."""
         self._reader.close()
         self._writer.close()
+        self._handlers.clear()  # they know this object: nothing of it shall wait for the garbage collector
 
     def ping(self) -> None:
         """Ask for a sign of life; never waits."""

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
@@ -85,9 +86,17 @@ class EnvoyStream:
         with self._lock:
             if self.ended is None:
                 self.ended = End(code, details)
+                self._forget_legs()
                 self._legs.put(None)
-                if self._leg is not None:
-                    self._leg.end()
+
+    def _forget_legs(self) -> None:
+        """Let go of the sockets, which are closed when the thread that reads them does so too."""
+        if self._leg is not None:
+            self._leg.end()
+            self._leg = None
+        with suppress(queue.Empty):
+            while True:
+                self._legs.get(block=False)
 
     def responses(self) -> Iterator[bytes]:
         """Yield what Envoy shall get, leg after leg; return when the stream ends.
@@ -102,6 +111,7 @@ class EnvoyStream:
                     del body  # else it would be held until the next one comes
                     self._report(size_bytes, time.monotonic() - began_s)
                 leg.taken()
+            del leg  # else its sockets would be held while the thread waits for the next
 
     def _note(self, leg: DownstreamEnd, body: bytes) -> bool:
         """Return whether Envoy gets the response: one of an older leg is repeated by the new one."""

@@ -1,5 +1,6 @@
 """What many threads write to one client stands in an order that HTTP/2 allows, and nothing is lost by it."""
 
+import gc
 import itertools
 import queue
 import socket
@@ -263,3 +264,23 @@ def test_connections_and_calls_that_are_dropped_leave_nothing_behind(place: Plac
     wait_for(lambda: threading.active_count() <= threads, what="the end of all threads")
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
     wait_for(lambda: place.server._calls == 0, what="room for other calls")
+
+
+def test_connections_and_calls_that_are_over_do_not_wait_for_the_collector(place: Place) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        before = _alive()
+        for _ in range(5):
+            client = Raw(place.path)
+            client.ask(1, 1)
+            client.ask(3, 100_000)
+            client.close()
+            assert {place.begun.get(timeout=10) for _ in range(2)} == {1, 100_000}
+        wait_for(lambda: _alive() <= before, what="the end of all connections and calls")
+    finally:
+        gc.enable()
+
+
+def _alive() -> int:
+    return sum(isinstance(each, Call | Connection | Answer) for each in gc.get_objects())
