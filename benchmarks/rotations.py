@@ -19,6 +19,7 @@ Caveats:
 import argparse
 import contextlib
 import json
+import signal
 import socket
 import ssl
 import sys
@@ -246,6 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=3.0, help="rotations a second, about")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     found = run(asked.count, asked.policy, asked.rate)
     print(found)
     if asked.json is not None:

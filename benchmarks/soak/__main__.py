@@ -7,6 +7,7 @@ It ends with 1 if something grows, a request failed, an actor ended by itself or
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     told = {"began": began, "pace": options.pace, "note": options.note, **conditions()}
     record = options.out / "record.jsonl"
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     run(record, _PACES[options.pace], duration_s=duration_s, every_s=options.every, told=told)
     return 0
 

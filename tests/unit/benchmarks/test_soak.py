@@ -1,52 +1,117 @@
-"""The arithmetic of the soak: slopes, and what is left out of them."""
+"""The verdict of a soak: which series count, what is left out, and what must never happen."""
 
+import gzip
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import soak
+from benchmarks.holdings import Holdings, Process
+from benchmarks.soak.figures import PROCESSES, Figure, counted, judged, passed, warmed_up
+from benchmarks.soak.record import AgentSample, Happened, Latency, Record, Sample, Writer, read
 
-HOUR_S = 3600.0
-NOTHING = soak.Sample(
-    at_s=0, memory_mb=60, descriptors=90, threads=70, restarts=0, epoch=0, requests=0, failed=0, rejected=0
-)
-
-
-def test_a_value_that_grows_by_two_in_an_hour_has_the_slope_two() -> None:
-    points = [(at * 60.0, 50 + 2 * at / 60) for at in range(90)]
-    assert soak.slope_per_hour(points) == pytest.approx(2)
+LONG = 400  # samples, ten seconds apart
 
 
-def test_growth_shows_below_a_value_that_swings() -> None:
-    points = [(at * 60.0, 50 + 2 * at / 60 + (-1) ** at) for at in range(240)]
-    assert soak.slope_per_hour(points) == pytest.approx(2, abs=0.01)
+def agent(own_kib: int = 8000, *, without: str = "", restarts: int = 0) -> AgentSample:
+    processes = {
+        name: Process(pid=1, pss_kib=9000, own_kib=own_kib, descriptors=15, threads=5)
+        for name in PROCESSES
+        if name != without
+    }
+    return AgentSample(
+        holdings=Holdings(processes=processes, memory_files_kib=80, envoys=2, shared_memory=1, files=25),
+        mailboxes={"sds": 0, "health": 1},
+        restarts=restarts,
+        rotations=3,
+        epoch=1,
+        log_bytes=10_000,
+    )
 
 
-def test_what_shrinks_has_a_negative_slope_and_what_stays_has_none() -> None:
-    assert soak.slope_per_hour([(0, 10), (HOUR_S, 7)]) == pytest.approx(-3)
-    assert soak.slope_per_hour([(0, 10), (HOUR_S, 10), (2 * HOUR_S, 10)]) == 0
+def sample(number: int, gateway: AgentSample | None = None) -> Sample:
+    return Sample(
+        at_s=number * 10.0,
+        agents={"gateway": gateway or agent(), "sidecar": agent()},
+        latencies={name: Latency.of([5.0, 6.0, 7.0]) for name in ("kept", "new", "pushes")},
+        failed=0,
+        rejected=0,
+        unaccepted=0,
+        load=1.0,
+        own_cpu_s=1.0,
+    )
 
 
-@pytest.mark.parametrize("points", [[], [(5.0, 60.0)]])
-def test_less_than_two_points_have_no_slope(points: list[tuple[float, float]]) -> None:
-    assert soak.slope_per_hour(points) == 0
+def figure(record: Record, what: str) -> Figure:
+    return next(one for one in judged(record) if one.what == what)
 
 
-def test_the_first_tenth_of_the_time_is_left_out() -> None:
-    samples = [replace(NOTHING, at_s=float(at)) for at in range(0, 101, 5)]
-    assert [one.at_s for one in soak.warmed_up(samples)] == [float(at) for at in range(10, 101, 5)]
+def test_what_stays_as_it_is_passes() -> None:
+    record = Record(samples=[sample(number) for number in range(LONG)])
+    assert {one.verdict for one in judged(record)} == {"pass", ""}
+    assert passed(record)
 
 
-def test_the_report_has_value_and_slope_of_each_figure_and_the_last_totals() -> None:
-    samples = [
-        replace(
-            NOTHING, at_s=at * HOUR_S, memory_mb=60 + at / 2, descriptors=90 - at, requests=at * 10, failed=at
-        )
-        for at in range(11)
-    ]
-    rows = {row.what: row.value.median for row in soak.report(samples).rows}
-    assert rows["memory"] == pytest.approx(62.75)  # of hours 1 to 10
-    assert rows["memory, slope"] == pytest.approx(0.5)
-    assert rows["descriptors, slope"] == pytest.approx(-1)
-    assert rows["threads, slope"] == 0
-    assert rows["failed requests"] == 10
+def test_an_actor_that_grows_fails_and_so_does_the_sum() -> None:
+    record = Record(samples=[sample(number, agent(8000 + 2 * number)) for number in range(LONG)])
+    assert figure(record, "gateway: own memory, cert").verdict == "FAIL: grows"
+    assert figure(record, "gateway: own memory, all processes").verdict == "FAIL: grows"
+    assert figure(record, "gateway: descriptors").verdict == "pass"
+    assert not passed(record)
+
+
+def test_what_rises_only_while_it_warms_up_passes() -> None:
+    record = Record(samples=[sample(number, agent(8000 + min(number, 70) * 10)) for number in range(LONG)])
+    assert warmed_up(record.samples)[0].at_s >= 0.2 * record.samples[-1].at_s
+    assert passed(record)
+
+
+def test_a_run_that_is_too_short_to_be_sure_fails() -> None:
+    swinging = [sample(number, agent(8000 + 500 * (number % 7))) for number in range(20)]
+    one = figure(Record(samples=swinging), "gateway: own memory, sds")
+    assert one.verdict == "FAIL: not shown that it does not grow"
+
+
+def test_a_sample_that_meets_a_killed_actor_is_not_counted_as_a_smaller_agent() -> None:
+    samples = [sample(number, agent(without="sds" if number % 3 == 0 else "")) for number in range(LONG)]
+    assert figure(Record(samples=samples), "gateway: own memory, all processes").slope.per_hour == 0
+
+
+@pytest.mark.parametrize("member", ["failed", "rejected", "unaccepted"])
+def test_what_must_not_happen_fails_a_run_in_which_nothing_grows(member: str) -> None:
+    samples = [sample(number) for number in range(LONG)]
+    happened: dict[str, Any] = {member: 1}
+    samples[-1] = replace(samples[-1], **happened)
+    assert not passed(Record(samples=samples))
+
+
+def test_a_death_that_nobody_ordered_is_told_from_those_that_were() -> None:
+    samples = [sample(number) for number in range(LONG)]
+    samples[-1].agents["sidecar"] = agent(restarts=2)
+    killed = Happened(at_s=30, what="actor killed", agent="sidecar", detail="cert")
+    record = Record(samples=samples, happened=[killed, killed])
+    assert passed(record)
+    record.happened.pop()
+    assert next(one.count for one in counted(record) if "by themselves" in one.what) == 1
+    assert not passed(record)
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+    writer = Writer(file, {"pace": "compressed"})
+    writer.sample(sample(1))
+    writer.happened(Happened(at_s=1.5, what="actor killed", agent="sidecar", detail="sds", took_ms=30.0))
+    writer.close()
+    assert read(file) == writer.record
+    packed = tmp_path / "record.jsonl.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    assert read(packed) == writer.record
+
+
+def test_another_format_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "record.jsonl"
+    file.write_text(json.dumps({"format": 99}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"record\.jsonl: format 99, wanted 1"):
+        read(file)
