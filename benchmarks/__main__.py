@@ -2,12 +2,26 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import dns, envoy_killed, hot_restart, identity, latency, memory, startup, upgrades
+from benchmarks import (
+    capture,
+    dns,
+    envoy_killed,
+    hot_restart,
+    identity,
+    idle_cpu,
+    latency,
+    memory,
+    metrics,
+    pushes,
+    startup,
+    upgrades,
+)
 
 _QUESTIONS: Final = {
     "memory": memory.run,
@@ -18,6 +32,10 @@ _QUESTIONS: Final = {
     "hot_restart": hot_restart.run,
     "envoy_killed": envoy_killed.run,
     "upgrades": upgrades.run,
+    "idle_cpu": idle_cpu.run,
+    "pushes": pushes.run,
+    "metrics": metrics.run,
+    "capture": capture.run,
 }
 
 
@@ -27,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     parser.add_argument("--times", type=int, help="agents, pairs or rounds, instead of each one's own number")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else what was started would go on
     wanted = [name for name in _QUESTIONS if options.question in (name, "all")]
     reports = []
     for name in wanted:

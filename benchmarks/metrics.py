@@ -1,125 +1,84 @@
 """How long does a merged metrics page take beside Envoy's own, and what does it cost in memory?
 
-    python -m benchmarks.metrics            a page of 10 MB or more, from a real Envoy with many clusters
+    python -m benchmarks metrics            a page of some megabytes, from a real Envoy with many clusters
 
-Caveats: one machine does all of it, so client, agent and Envoy share its cores; the status server runs in a
-process of its own without actors; nobody compresses.
+In turn: Envoy's own port for Prometheus, and the agent's status port, which asks that one and adds its own.
+
+Caveats: one machine does all of it, so client, agent and Envoy share its cores; nobody compresses; the
+memory is that of all of the agent's processes, sampled while pages are fetched.
 """
 
+import contextlib
 import json
-import re
 import socket
-import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
-from tests.support.real_envoy import RealEnvoy, free_ports
+from benchmarks.memory import padded
+from benchmarks.report import Report, Row, Spread
+from benchmarks.rig import agent_for, mesh_on_free_ports, short_directory
+from benchmarks.tree_memory import measure
+from lab.istiod import Istiod
+from lab.snapshot import CDS
 from tests.support.waiting import wait_for
 
-_CLUSTERS = 700
-_ROUNDS = 9
-_SERVER = """
-import socket, sys
-from pilot_agent.status.counters import Counters
-from pilot_agent.status.options import StatusOptions
-from pilot_agent.status.pages import Pages
-from pilot_agent.status.server import StatusServer
-
-class Backend:
-    def not_ready_because(self): return None
-    def samples(self): return []
-    def command(self, verb): ...
-    def command_line(self): return b""
-    def name_table(self): return b""
-    def start_dns(self): ...
-
-options = StatusOptions(envoy_prometheus_port=int(sys.argv[1]))
-listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
-StatusServer(listener, Pages(options, Backend(), Counters({}), lambda: None).answer).serve()
-"""
+_CLUSTERS_BYTES = 500_000  # the 500 clusters themselves are small: their counters make the page
+_EVERYTHING = {"proxyStatsMatcher": {"inclusionRegexps": [".*"]}}
 
 
-def _address(port: int) -> dict[str, object]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def run(times: int = 9) -> Report:
+    """Fetch each page so many times."""
+    mesh = mesh_on_free_ports()
+    with (
+        short_directory() as directory,
+        Istiod(mesh) as istiod,
+        agent_for(istiod, directory / "agent", proxy_config=_EVERYTHING) as agent,
+    ):
+        agent.wait_ready()
+        accepted = istiod.observed.acks(CDS)
+        istiod.push(padded(mesh, _CLUSTERS_BYTES))
+        istiod.observed.wait_until(lambda seen: seen.acks(CDS) > accepted, timeout_s=30)
+        wait_for(lambda: _fetch(agent.status_port)[0] > 1_000_000, what="the merged page", within_s=30)
+        assert agent.process is not None
+        before = measure(agent.process.pid).total
+        with _peak(agent.process.pid) as peak:
+            pairs = [(_fetch(agent.stats_port), _fetch(agent.status_port)) for _ in range(times)]
+    alone, merged = ([pair[at][1] * 1e3 for pair in pairs] for at in (0, 1))
+    ratios = [other / one for one, other in zip(alone, merged, strict=True)]
+    size_mb = pairs[-1][1][0] / 1e6
+    return Report(
+        question="metrics of agent and Envoy in one page",
+        rows=(
+            Row(what="Envoy's own page", unit="ms", value=Spread.of(alone)),
+            Row(what="merged page", unit="ms", value=Spread.of(merged)),
+            Row(what="merged / Envoy's own", unit="ratio", value=Spread.of(ratios), target="≤ 1.5"),
+            Row(what="memory more, at the peak", unit="MB", value=Spread.of([(peak["peak"] - before) / 1e6])),
+        ),
+        notes=(f"a page of {size_mb:.1f} MB",),
+    )
 
 
-def _bootstrap(admin_port: int) -> dict[str, object]:
-    def cluster(number: int) -> dict[str, object]:
-        endpoint = {"endpoint": {"address": _address(1)}}
-        return {
-            "name": f"outbound|9080||service-{number}.default.svc.cluster.local",
-            "type": "STATIC",
-            "connect_timeout": "1s",
-            "load_assignment": {"cluster_name": "c", "endpoints": [{"lb_endpoints": [endpoint]}]},
-        }
-
-    return {
-        "node": {"id": "n", "cluster": "c"},
-        "admin": {"address": _address(admin_port)},
-        "static_resources": {"clusters": [cluster(number) for number in range(_CLUSTERS)]},
-    }
+@contextlib.contextmanager
+def _peak(pid: int) -> Iterator[dict[str, float]]:
+    """Have a process of its own look while the block runs; what was seen is there afterwards."""
+    found: dict[str, float] = {}
+    words = [sys.executable, "-m", "benchmarks.tree_memory", str(pid)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as sampler:
+        try:
+            yield found
+        finally:
+            found.update(json.loads(sampler.communicate(b"enough\n", timeout=30)[0]))
 
 
 def _fetch(port: int) -> tuple[int, float]:
-    """Return how many bytes the page has and how many seconds it took."""
+    """Return how many bytes the page has and how many seconds it took; 0 bytes while nobody answers."""
     began_s, size = time.perf_counter(), 0
-    with socket.create_connection(("127.0.0.1", port)) as client:
+    with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), 30) as client:
         client.sendall(
             b"GET /stats/prometheus HTTP/1.1\r\nHost: a\r\nAccept: text/plain\r\nConnection: close\r\n\r\n"
         )
         while data := client.recv(1 << 20):
             size += len(data)
     return size, time.perf_counter() - began_s
-
-
-def _pss_kib(pid: int) -> int:
-    found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-def main() -> int:
-    admin_port, status_port = free_ports(2)
-    with tempfile.TemporaryDirectory(prefix="pa-") as folder, RealEnvoy(Path(folder), _bootstrap(admin_port)):
-        server = subprocess.Popen([sys.executable, "-c", _SERVER, str(admin_port), str(status_port)])
-        try:
-            wait_for(lambda: _fetch(status_port)[0] > 1_000_000, what="the merged page", within_s=30)
-            _measure(admin_port, status_port, server.pid)
-        finally:
-            server.kill()
-            server.wait(10)
-    return 0
-
-
-def _measure(admin_port: int, status_port: int, pid: int) -> None:
-    before_kib, peak_kib = _pss_kib(pid), 0
-    over = threading.Event()
-
-    def watch() -> None:
-        nonlocal peak_kib
-        while not over.wait(0.01):
-            peak_kib = max(peak_kib, _pss_kib(pid))
-
-    watcher = threading.Thread(target=watch)
-    rounds = [(_fetch(admin_port), _fetch(status_port)) for _ in range(_ROUNDS)]
-    watcher.start()
-    for _ in range(3):
-        _fetch(status_port)
-    over.set()
-    watcher.join()
-    direct_s, merged_s = (statistics.median(each[at][1] for each in rounds) for at in (0, 1))
-    report = {
-        "page_mb": round(rounds[0][0][0] / 1e6, 1),
-        "direct_ms": round(direct_s * 1000),
-        "merged_ms": round(merged_s * 1000),
-        "ratio": round(merged_s / direct_s, 2),
-        "pss_growth_kib": peak_kib - before_kib,
-    }
-    print(json.dumps(report))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

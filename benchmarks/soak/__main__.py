@@ -17,7 +17,8 @@ from typing import Final
 
 from benchmarks.report import conditions
 from benchmarks.rig import short_directory
-from benchmarks.soak.record import Sample, Writer
+from benchmarks.soak.record import Record, Sample, Writer, read
+from benchmarks.soak.report import pack, write
 from benchmarks.soak.world import COMPRESSED, REAL, Pace, Schedule, World, running
 
 _PACES: Final = {"compressed": COMPRESSED, "real": REAL}
@@ -65,8 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pace", choices=sorted(_PACES), default="compressed")
     parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="between two samples")
     parser.add_argument("--out", type=Path, default=Path("soak"), metavar="DIRECTORY", help="of the report")
+    parser.add_argument("--report", type=Path, metavar="RECORD", help="of a run that is over, nothing else")
     parser.add_argument("--note", default="", help="a condition to be told in the report")
     options = parser.parse_args(arguments)
+    if options.report is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        return _told(read(options.report), options.out)
     duration_s = (options.minutes or options.hours * 60) * 60
     if not 0 < options.every <= duration_s / 2:
         parser.error(f"--every {options.every:g}: wanted at least three samples in {duration_s:g} s")
@@ -77,7 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(number, signal.default_int_handler)
     run(record, _PACES[options.pace], duration_s=duration_s, every_s=options.every, told=told)
-    return 0
+    return _told(read(pack(record)), options.out)
+
+
+def _told(record: Record, out: Path) -> int:
+    """Write the report, say the verdict, return the exit status."""
+    if not record.samples:
+        print("no samples, no report")
+        return 1
+    is_passed = write(record, out)
+    print((out / "report.md").read_text(encoding="utf-8"))
+    return 0 if is_passed else 1
 
 
 if __name__ == "__main__":

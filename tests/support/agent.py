@@ -27,7 +27,10 @@ ROLES = ("cert", "sds", "upstream-xds", "downstream-xds", "health", "envoy")
 
 
 def command() -> list[str]:
-    """Return how the agent is started: the installed program, or the one of the checkout."""
+    """Return how the agent is started: the one that is named, the installed one, or the checkout's."""
+    named = os.environ.get("AGENT_UNDER_TEST")
+    if named:
+        return [named]
     installed = shutil.which("pilot-agent", path=str(Path(sys.executable).parent))
     return [installed] if installed else [sys.executable, str(REPOSITORY / "bin" / "pilot-agent")]
 
