@@ -59,8 +59,10 @@ def conditions() -> dict[str, str]:
 
 
 def _program() -> str:
-    name = Path(sys.argv[0]).stem
-    return "benchmarks" if name == "__main__" else f"benchmarks.{name}"
+    path = Path(sys.argv[0])
+    if path.stem != "__main__":
+        return f"benchmarks.{path.stem}"
+    return "benchmarks" if path.parent.name == "benchmarks" else f"benchmarks.{path.parent.name}"
 
 
 def load() -> str:

@@ -1,6 +1,7 @@
 """A year of rotations in an hour: a real Envoy, handshakes all along, three new certificates a second.
 
-    python -m benchmarks.rotations [--count N] [--policy sds|hot-restart] [--rate N] [--json FILE]
+    python -m benchmarks.rotations [--count N] [--policy sds|hot-restart] [--rate N] [--out DIRECTORY]
+    python -m benchmarks.rotations --report JSON [--out DIRECTORY]
 
 SECRET_GRACE_PERIOD_RATIO is so near to 1 that each certificate is due a fraction of a second after it is
 there. A client makes TLS handshakes with the sidecar's inbound listener all the time, requests go through
@@ -30,6 +31,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+from benchmarks import rotations_report
 from benchmarks.holdings import Holdings, look
 from benchmarks.report import conditions
 from benchmarks.rig import ACCOUNT, agent_for, mesh_on_free_ports, short_directory
@@ -245,14 +247,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--policy", choices=("sds", "hot-restart"), default="sds")
     parser.add_argument("--rate", type=float, default=3.0, help="rotations a second, about")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("rotations"), metavar="DIRECTORY")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="of a run that is over, nothing else")
+    parser.add_argument("--note", default="", help="a condition to be told in the report")
     asked = parser.parse_args(arguments)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.report is not None:
+        document = rotations_report.read(asked.report)
+        rotations_report.write(document, asked.out, f"rotations-{document['policy']}")
+        return 0
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs ignore the first
         signal.signal(number, signal.default_int_handler)
     found = run(asked.count, asked.policy, asked.rate)
+    if asked.note:
+        found.conditions["note"] = asked.note
     print(found)
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    name = f"rotations-{asked.policy}"
+    (asked.out / f"{name}.json").write_text(json.dumps(asdict(found), indent=1) + "\n")
+    rotations_report.write(asdict(found), asked.out, name)
     lost = found.failed_handshakes or found.failed_requests or found.actor_restarts
     return int(bool(lost or (asked.policy == "sds" and found.missed)))
 

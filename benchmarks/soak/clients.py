@@ -1,9 +1,10 @@
 """What uses the mesh while it is watched: paced requests and pushes, each with how long it took."""
 
 import http.client
+import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -13,6 +14,7 @@ from lab.snapshot import RDS
 
 _REQUEST_LIMIT_S: Final = 10.0
 _PUSH_LIMIT_S: Final = 15.0
+_PROBES: Final = (*["/healthz/ready"] * 10, *["/status"] * 4, "/stats/prometheus")
 _SPLITS: Final[tuple[Mapping[str, int], ...]] = ({"v1": 50, "v3": 50}, {"v2": 100})
 
 
@@ -97,6 +99,35 @@ class Requests(_Client):
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class Probes(_Client):
+    """What a kubelet, a scraper and a person ask the status ports, in turn, over new connections.
+
+    They are as many as in hours: only so are the allocators' arenas full before the growth is judged.
+    """
+
+    def __init__(self, ports: Sequence[int], pause_s: float) -> None:
+        super().__init__(pause_s)
+        self._wanted = itertools.cycle([(port, path) for path in _PROBES for port in ports])
+
+    def once(self) -> None:
+        (port, path), began_s = next(self._wanted), time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_REQUEST_LIMIT_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.timings.fail(f"{path}: {type(error).__name__}: {error}")
+        else:
+            if response.status == http.client.OK:
+                self.timings.add(began_s)
+            else:
+                said = text[:200].decode(errors="replace")
+                self.timings.fail(f"{path}: status {response.status}: {said}")
+        finally:
+            connection.close()
 
 
 class Pushes(_Client):

@@ -107,8 +107,8 @@ def _own(process: str) -> Callable[[AgentSample], float]:
 def _latencies() -> Iterator[Series]:
     def latency(kind: str, what: str, *, tail: bool) -> Series:
         def value(sample: Sample) -> float | None:
-            one = sample.latencies[kind]
-            return (one.p99_ms if tail else one.p50_ms) if one.count else None
+            one = sample.latencies.get(kind)
+            return (one.p99_ms if tail else one.p50_ms) if one is not None and one.count else None
 
         return Series(what=f"{what}, {'p99' if tail else 'p50'}", unit="ms", limit=None, value=value)
 
@@ -172,6 +172,7 @@ def counted(record: Record) -> list[Count]:
         Count(what="requests failed", count=last.failed),
         Count(what="pushes refused by Envoy", count=last.rejected),
         Count(what="pushes not accepted in time", count=last.unaccepted),
+        Count(what="probes not answered with 200", count=last.unanswered),
         Count(what="actors that ended by themselves", count=restarts - killed),
         Count(what="agents that did not end with 0", count=sum("status 0" not in one.detail for one in ends)),
         Count(

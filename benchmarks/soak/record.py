@@ -56,6 +56,7 @@ class Sample:
     failed: int  # requests, since the begin
     rejected: int  # pushes that Envoy refused, since the begin
     unaccepted: int  # pushes that nobody accepted in time, since the begin
+    unanswered: int = 0  # probes that did not get a 200, since the begin
     load: float  # the machine's, of one minute
     own_cpu_s: float  # of this program, with control plane and application
 

@@ -214,7 +214,10 @@ def _latency_panels(record: Record) -> Iterator[Panel]:
         ("pushes", "pushes"),
     )
     for kind, title in kinds:
-        points = [(one.at_s / 60, one.latencies[kind]) for one in record.samples if one.latencies[kind].count]
+        seen = [(one.at_s / 60, one.latencies.get(kind)) for one in record.samples]
+        points = [(at, one) for at, one in seen if one is not None and one.count]
+        if not points:
+            continue
         yield Panel(
             title=title,
             unit="ms",

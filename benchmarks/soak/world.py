@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 
 from benchmarks.holdings import look
 from benchmarks.rig import ACCOUNT, agent_for, mesh_on_free_ports
-from benchmarks.soak.clients import Pushes, Requests
+from benchmarks.soak.clients import Probes, Pushes, Requests
 from benchmarks.soak.record import AgentSample, Happened, Latency, Sample, Writer
 from lab.bookinfo import Bookinfo
 from lab.istiod import Istiod
@@ -27,6 +27,7 @@ from tests.support.agent import ROLES, RealAgent
 from tests.support.real_envoy import get
 from tests.support.waiting import wait_for
 
+_FAILURES: Final = {"pushes": "push not accepted", "probes": "probe not answered with 200"}
 GATEWAY_ACCOUNT: Final = "istio-ingressgateway"
 
 
@@ -40,6 +41,7 @@ class Pace:
     push_s: float
     kill_s: float  # one actor of the sidecar each time
     request_s: float  # between two requests of one of the clients
+    probe_s: float  # between two questions to a status port
     token_s: float
 
     def environment(self) -> dict[str, str]:
@@ -57,10 +59,17 @@ class Pace:
 
 
 COMPRESSED: Final = Pace(
-    ttl_s=30, rotation_s=5, restart_s=50, push_s=0.25, kill_s=30.0, request_s=0.05, token_s=30.0
+    ttl_s=30, rotation_s=5, restart_s=50, push_s=0.25, kill_s=30.0, request_s=0.05, probe_s=0.1, token_s=30.0
 )
 REAL: Final = Pace(
-    ttl_s=3600, rotation_s=1800, restart_s=60, push_s=15.0, kill_s=0.0, request_s=0.2, token_s=300.0
+    ttl_s=3600,
+    rotation_s=1800,
+    restart_s=60,
+    push_s=15.0,
+    kill_s=0.0,
+    request_s=0.2,
+    probe_s=1.0,
+    token_s=300.0,
 )
 
 
@@ -71,6 +80,7 @@ class World:
     istiod: Istiod
     agents: dict[str, RealAgent]
     requests: dict[str, Requests]
+    probes: Probes
     pushes: Pushes
     writer: Writer
     began_s: float = field(default_factory=time.monotonic)
@@ -83,11 +93,11 @@ class World:
 
     def sample(self) -> None:
         """Look at everything once, and write it down; what failed since then as well."""
-        clients = {**self.requests, "pushes": self.pushes}
+        clients = {**self.requests, "probes": self.probes, "pushes": self.pushes}
         for name, client in clients.items():
             failures = client.timings.failures
             for at_s, text in failures[self._told.get(name, 0) :]:
-                what = "push not accepted" if name == "pushes" else "request failed"
+                what = _FAILURES.get(name, "request failed")
                 self._note(what, detail=f"{name}: {text}", at_s=at_s - self.began_s)
             self._told[name] = len(failures)
         counts = tuple(self.istiod.observed.counts.items())
@@ -99,6 +109,7 @@ class World:
                 failed=sum(len(one.timings.failures) for one in self.requests.values()),
                 rejected=sum(count for (verdict, _), count in counts if verdict == "nack"),
                 unaccepted=len(self.pushes.timings.failures),
+                unanswered=len(self.probes.timings.failures),
                 load=os.getloadavg()[0],
                 own_cpu_s=round(time.process_time(), 2),
             )
@@ -189,9 +200,12 @@ def running(directory: Path, pace: Pace, writer: Writer) -> Iterator[World]:
             "new": Requests(port, "/api/v1/products", kept=False, pause_s=pace.request_s),
         }
         pushes = Pushes(istiod, mesh, pace.push_s)
-        for client in (*requests.values(), pushes):
+        probes = Probes([agent.status_port for agent in agents.values()], pace.probe_s)
+        for client in (*requests.values(), probes, pushes):
             stack.enter_context(client)
-        yield World(istiod=istiod, agents=agents, requests=requests, pushes=pushes, writer=writer)
+        yield World(
+            istiod=istiod, agents=agents, requests=requests, probes=probes, pushes=pushes, writer=writer
+        )
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ def sample(number: int, gateway: AgentSample | None = None) -> Sample:
     return Sample(
         at_s=number * 10.0,
         agents={"gateway": gateway or agent(), "sidecar": agent()},
-        latencies={name: Latency.of([5.0, 6.0, 7.0]) for name in ("kept", "new", "pushes")},
+        latencies={name: Latency.of([5.0, 6.0, 7.0]) for name in ("kept", "new", "probes", "pushes")},
         failed=0,
         rejected=0,
         unaccepted=0,
@@ -79,7 +79,7 @@ def test_a_sample_that_meets_a_killed_actor_is_not_counted_as_a_smaller_agent() 
     assert figure(Record(samples=samples), "gateway: own memory, all processes").slope.per_hour == 0
 
 
-@pytest.mark.parametrize("member", ["failed", "rejected", "unaccepted"])
+@pytest.mark.parametrize("member", ["failed", "rejected", "unaccepted", "unanswered"])
 def test_what_must_not_happen_fails_a_run_in_which_nothing_grows(member: str) -> None:
     samples = [sample(number) for number in range(LONG)]
     happened: dict[str, Any] = {member: 1}
