@@ -4,6 +4,7 @@ A panel has one unit on its axis; what belongs together is drawn in one panel.
 """
 
 import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ Points = Sequence[tuple[float, float]]
 _DPI: Final = 80
 _WIDTH_INCHES: Final = 9.0
 _ROW_INCHES: Final = 2.3
+_COLOURS_KEPT: Final = 48
 _COLOURS: Final = ("#3366aa", "#cc6633", "#2a9d6f", "#a03a6a", "#8a7a1f", "#5a5a5a", "#6a4fb3", "#c0392b")
 
 
@@ -74,8 +76,10 @@ def draw(path: Path, panels: Sequence[Panel]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         (_draw_lines if panel.lines else _draw_bars)(axis, panel)
     figure.tight_layout()
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=_DPI, metadata={"Software": None})
     pyplot.close(figure)
+    _reduced(whole).save(path, optimize=True)
 
 
 def embedded(path: Path, alternative: str) -> str:
@@ -93,6 +97,13 @@ def _pyplot() -> Any:  # Any: matplotlib brings no types that are checked here
     from matplotlib import pyplot as plt  # noqa: PLC0415  # behind the choice of its back end
 
     return plt
+
+
+def _reduced(whole: io.BytesIO) -> Any:  # Any: as above
+    """Return the picture with few colours: a third of the bytes."""
+    from PIL import Image  # noqa: PLC0415  # comes with matplotlib
+
+    return Image.open(whole).convert("RGB").quantize(_COLOURS_KEPT)
 
 
 def _draw_lines(axis: Any, panel: Panel) -> None:
