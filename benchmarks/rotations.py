@@ -157,7 +157,7 @@ def client_context(istiod: Istiod, directory: Path) -> ssl.SSLContext:
     return context
 
 
-def run(count: int, policy: str, per_s: float) -> Outcome:
+def run(count: int, policy: str, per_s: float = 3.0) -> Outcome:
     """Rotate `count` times and return what was seen; Ctrl-C ends it early."""
     mesh = mesh_on_free_ports()
     with contextlib.ExitStack() as stack:
