@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import psutil
 
+from tests.chaos import resources
 from tests.chaos.faults import ALL, PHASES, Strike, fault
 from tests.chaos.watch import ENVOY
 from tests.support.cgroups import MemoryLimit
@@ -15,6 +17,8 @@ from tests.support.waiting import wait_for
 
 _PHASES: Final = frozenset(PHASES) - {"drain"}
 _MIB: Final = 1 << 20
+_ENDED: Final = r"(Envoy exited with error|ended before it was LIVE|Envoy epoch \d+ ended): signal: "
+_KILLED: Final = _ENDED + "killed"
 
 
 def _newest(strike: Strike) -> int:
@@ -23,7 +27,7 @@ def _newest(strike: Strike) -> int:
 
 
 @fault(
-    "SIGKILL: Envoy", cuts=ALL - {"dns"}, told=r"Envoy exited with error: signal: killed", phases=_PHASES,
+    "SIGKILL: Envoy", cuts=ALL - {"dns"}, told=_KILLED, phases=_PHASES,
     router_too=True, weight=2.0,
 )  # fmt: skip
 def killed(strike: Strike) -> Iterator[None]:
@@ -32,7 +36,7 @@ def killed(strike: Strike) -> Iterator[None]:
 
 
 @fault(
-    "SIGSEGV: Envoy", cuts=ALL - {"dns"}, told=r"Envoy exited with error: signal: segmentation fault",
+    "SIGSEGV: Envoy", cuts=ALL - {"dns"}, told=_ENDED + "segmentation fault",
     phases=_PHASES, router_too=True,
 )  # fmt: skip
 def crashed(strike: Strike) -> Iterator[None]:
@@ -43,7 +47,7 @@ def crashed(strike: Strike) -> Iterator[None]:
 @fault(
     "SIGKILL: every Envoy",
     cuts=ALL - {"dns"},
-    told=r"Envoy exited with error: signal: killed",
+    told=_KILLED,
     phases=_PHASES,
 )
 def all_killed(strike: Strike) -> Iterator[None]:
@@ -65,11 +69,14 @@ def stopped(strike: Strike) -> Iterator[None]:
 
 
 @fault(
-    "memory: Envoy", lasts_s=(0.0, 0.0), cuts=ALL - {"dns"}, told=r"Envoy exited with error: signal: killed",
+    "memory: Envoy", lasts_s=(0.0, 0.0), cuts=ALL - {"dns"}, told=_KILLED,
     phases=frozenset({"steady"}), heals_within_s=20.0,
 )  # fmt: skip
 def out_of_memory(strike: Strike) -> Iterator[None]:
-    """A cgroup of its own with a limit far below what it has: the kernel kills it at the next pages."""
+    """A cgroup of its own with a limit far below what it has, and a push of 30 MB for which it needs pages.
+
+    The pages that it had before do not count there.
+    """
     pid = _newest(strike)
     limit = MemoryLimit.make(4 * _MIB)
     if limit.directory is None:
@@ -77,32 +84,26 @@ def out_of_memory(strike: Strike) -> Iterator[None]:
         os.kill(pid, signal.SIGKILL)
         yield
         return
-    move = limit.directory / "memory.move_charge_at_immigrate"
-    with contextlib.suppress(OSError):  # version 2 has none and moves nothing: new pages count alone
-        move.write_text("3")
-    with contextlib.suppress(OSError):  # refused at once where the move itself is above the limit
-        for file in limit.files:
-            _write(file, str(pid))
-    dead = _dies_of_pages(strike, pid)
-    if not dead:
+    for file in limit.files:
+        Path(file).write_text(str(pid))
+    strike.stage.ballast = tuple(resources.ballast(30))
+    strike.stage.push()
+    if not _dies(pid):
         strike.stage.notes.append("the cgroup's limit did not kill Envoy: it was killed by hand")
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    strike.stage.ballast = ()
+    strike.stage.push()
     yield
     with contextlib.suppress(OSError):
         limit.remove()
 
 
-def _dies_of_pages(strike: Strike, pid: int) -> bool:
-    """Have Envoy make pages until the kernel ends it."""
-    for _ in range(60):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        with contextlib.suppress(OSError):
-            strike.agent.admin("/config_dump")
-    return False
-
-
-def _write(file: str, text: str) -> None:
-    with open(file, "w") as opened:  # noqa: PTH123
-        opened.write(text)
+def _dies(pid: int) -> bool:
+    """Return whether the kernel ends it within ten seconds."""
+    process = psutil.Process(pid)
+    try:
+        process.wait(10)
+    except psutil.TimeoutExpired:
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
