@@ -42,6 +42,9 @@ class BoundSocket(msgspec.Struct, frozen=True, kw_only=True):
             Path(self.path).unlink()
         except FileNotFoundError:
             return False
+        except OSError as error:  # a file system that has become read-only: the end goes on
+            _log.warn(f"socket {self.path} is left behind: {error.strerror}")
+            return False
         return True
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pilot_agent.sockets import SocketError, listen_unix
+from pilot_agent.sockets import BoundSocket, SocketError, listen_unix
 
 
 def names(directory: str) -> list[str]:
@@ -65,6 +65,14 @@ def test_sockets_that_killed_servers_left_behind_are_removed_and_other_files_are
 
     assert names(".") == ["other.17", "socket", "socket.18"]
     listener.close()
+
+
+def test_a_socket_that_cannot_be_removed_is_left_and_told(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").write_text("")
+    assert not BoundSocket(path=str(folder / "file" / "socket"), device=1, inode=1).unlink()
+    assert "is left behind: Not a directory" in capfd.readouterr().out
 
 
 def test_a_name_that_does_not_fit_with_its_suffix_is_refused_and_said(folder: Path) -> None:
