@@ -86,7 +86,10 @@ def test_a_client_that_asks_before_sending_its_body_is_told_to_go_on(serve: Star
         ("GET / HTTP/1.1\r\nHost: a\r\nX: " + "y" * 60_000, 431),
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n" + "z" * 100_000, 413),
     ],
-    ids=["tls", "no version", "no host", "bad header", "two lengths", "negative", "endless head", "big body"],
+    ids=[
+        *("tls", "no version", "connect", "connect elsewhere", "no host", "bad header", "two lengths"),
+        *("negative", "endless head", "big body"),
+    ],
 )
 def test_what_is_no_request_is_refused_and_the_next_client_served(
     serve: Start, request_bytes: str, status: int
