@@ -153,7 +153,7 @@ def ask(question: Question, agent: str, program: str, times: int) -> Turn:
 
 def last_line(said: str) -> str:
     """Return the last line that says something, without what a table cannot hold."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
     return (lines[-1] if lines else "it said nothing").replace("|", "/")[:160]
 
 
