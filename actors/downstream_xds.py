@@ -42,7 +42,7 @@ _log = get_logger("xdsproxy")
 
 
 class _ReflectAsked(msgspec.Struct, frozen=True):
-    """A gRPC thread → the actor: have this question about descriptors answered."""
+    """A call's thread → the actor: have this question about descriptors answered."""
 
     request: bytes
     reply: queue.SimpleQueue[bytes]
@@ -55,7 +55,7 @@ class _ListenAgain(msgspec.Struct, frozen=True, kw_only=True):
 class DownstreamXdsActor(RuntimeActor):
     """Serves Envoy's ADS streams and holds, for each, what Envoy has subscribed to.
 
-    Bytes pass beside the mailbox and the channels: gRPC's own threads write and read the sockets of the
+    Bytes pass beside the mailbox and the channels: the server's own threads write and read the sockets of the
     stream's leg.
 
     Crash policy: the listening socket goes on to the successor, so nobody is refused meanwhile; nothing
@@ -122,7 +122,7 @@ class DownstreamXdsActor(RuntimeActor):
             self._server.quit()
 
     def _reflect(self, request: bytes) -> bytes:
-        """Return the encoded answer; called on a gRPC thread, which waits."""
+        """Return the encoded answer; called on a call's thread, which waits."""
         reply: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.context.tell_self(_ReflectAsked(request, reply))
         try:

@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pykka
@@ -96,15 +96,8 @@ def _become(birth: Birth) -> None:
     threading.excepthook = _thread_died
 
 
-_GRPC_WATCHER: Final = "_poll_connectivity"
-"""gRPC's own thread, which looks at a channel's state and raises ValueError when it finds it closed."""
-
-
 def _thread_died(args: threading.ExceptHookArgs) -> None:
-    """End the process with the error; a channel that was closed under gRPC's watching thread is none."""
-    frames = traceback.extract_tb(args.exc_traceback)
-    if args.exc_type is ValueError and any(frame.name == _GRPC_WATCHER for frame in frames):
-        return
+    """End the process with the error."""
     error = "".join(traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback))
     _log.error(f"thread {args.thread.name if args.thread else '?'}: {error.rstrip()}")
     os._exit(1)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pilot_agent.cli.alone import be_alone_in
 from pilot_agent.cli.command import Invocation
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from actors.runtime.workers import Prestarted
     from pilot_agent.cli.succession import Succession
     from pilot_agent.proxyconfig import ProxyFlags
-
-_QUIET_GRPC: Final = {"GRPC_VERBOSITY": "NONE", "GRPC_ENABLE_FORK_SUPPORT": "0"}
-"""gRPC's C core writes past our log to stderr; and its fork handlers are for what we never do."""
 
 _log = get_logger()
 
@@ -114,7 +111,7 @@ def before_heavy_imports(environment: Environment) -> "tuple[Prestarted, ...]":
     """
     if environment.boolean("FILE_MOUNTED_CERTS", default=False):
         return ()
-    from actors.runtime.prestart import prestart  # noqa: PLC0415  # needs no gRPC
+    from actors.runtime.prestart import prestart  # noqa: PLC0415
     from pilot_agent.security.work import KeyParameters, encode  # noqa: PLC0415
     from pilot_agent.security.workers import WORKERS  # noqa: PLC0415
 
@@ -207,8 +204,6 @@ def _run_tree(
     place: Place,
 ) -> int:
     """Import what is heavy, and hand over to the actors."""
-    for name, value in _QUIET_GRPC.items():  # after Environment was read: Envoy does not get them
-        os.environ.setdefault(name, value)
     from actors.runtime.warm import prepare  # noqa: PLC0415
 
     prepare()

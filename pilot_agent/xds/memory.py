@@ -10,7 +10,7 @@ BIG_BYTES: Final = 1 << 20
 """From this size on a message is worth the call (measured: four pushes of 50 MB leave 57 MB, else 180)."""
 
 _DELAY_S: Final = 0.5
-"""gRPC holds a message for a moment after it says that it took it: what is trimmed at once stays."""
+"""A message is held for a moment by whoever passed it on: what is trimmed at once stays."""
 
 _lock = threading.Lock()
 _pending: list[threading.Timer] = []

@@ -56,7 +56,7 @@ class _Pipe(socket.socket):
         return None if length is None else self._exactly(_LENGTH.unpack(length)[0])
 
     def _exactly(self, count: int) -> bytes | None:
-        """Return that many bytes; they are received right into the object that gRPC gets."""
+        """Return that many bytes; they are received right into the object that is passed on."""
         try:
             data = self.recv(count, _WAITALL)
             while len(data) < count and (more := self.recv(count - len(data), _WAITALL)):
