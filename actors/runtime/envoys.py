@@ -111,11 +111,12 @@ def _become_envoy(wish: SpawnEnvoy, parent: int) -> None:
     for number in _DEFAULT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    process.hold_no_secrets()  # which opens /proc/self to a user that is not root
+    leash.take()  # before setuid: the pipe is the supervisor's user's
     if wish.gid >= 0:
         os.setgid(wish.gid)
     if wish.uid >= 0:
         os.setuid(wish.uid)
-    process.hold_no_secrets()  # its core limit is the container's own, for --enable-core-dump
-    leash.take()
+    process.hold_no_secrets()  # setuid undid it; the core limit is the container's own
     process.die_with_parent(parent)  # after setuid, which clears it
     os.execve(wish.argv[0], wish.argv, wish.environment)  # noqa: S606  # no shell is the point
