@@ -83,7 +83,10 @@ def found(turn: Turn, event: Found) -> None:
 def prepared(turn: Turn, event: Prepared) -> None:
     """Have a prepared generation spawned, unless it is refused or no longer wanted."""
     known = turn.find(event.generation)
-    if known is None or known.phase is not Phase.PREPARING:
+    if known is None:
+        _prepared_in_vain(turn, event)
+        return
+    if known.phase is not Phase.PREPARING:
         return
     known = replace(
         known,
@@ -99,6 +102,16 @@ def prepared(turn: Turn, event: Prepared) -> None:
     known = replace(known, phase=Phase.SPAWNING)
     turn.put(known)
     turn.do(Spawn(generation=known))
+
+
+def _prepared_in_vain(turn: Turn, event: Prepared) -> None:
+    """Have the files removed of a generation that was dropped while they were made: Envoy had crashed."""
+    path, base_id = event.bootstrap_path, event.base_id
+    if path and all(each.bootstrap_path != path for each in turn.state.generations):
+        gone = Generation(
+            generation=event.generation, epoch=0, base_id=base_id, admin_port=0, phase=Phase.PREPARING
+        )
+        turn.drop(replace(gone, bootstrap_path=path))
 
 
 def spawned(turn: Turn, event: Spawned) -> None:

@@ -420,7 +420,11 @@ def test_a_crash_while_the_next_is_prepared_makes_it_a_cold_start() -> None:
     life = Life().live().on(RestartWanted(reason="rotation")).end(0, KILLED)
     assert life.phases == {2: Phase.PREPARING}
     (prepare,) = life.did(Prepare)
-    assert life.on(Prepared(generation=1, base_id=700, bootstrap_path="x")).did(Spawn) == []
+    life.on(Prepared(generation=1, base_id=700, bootstrap_path="x"))
+    assert life.did(Spawn) == []
+    assert [(each.generation.bootstrap_path, each.base_id_is_free) for each in life.did(Clear)] == [
+        ("x", True)
+    ]
     assert (prepare.generation.epoch, prepare.generation.base_id) == (0, 0)
 
 
