@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chaos.faults import NOTHING, PHASES, Fault, Strike, add, fault
+from tests.chaos.phases import hot_restart
 from tests.support import namespaces
 
 _WASM: Final = frozenset({"wasm"})
@@ -66,10 +67,39 @@ for _place, _cuts in (("etc", NOTHING), ("var", _WASM)):
                 wants_mounts=True,
                 may_end=True,
                 heals_within_s=45.0,
-                told=r"(No space left|no space left|Read-only file system|read-only|not writable)",
-                told_in=frozenset({"hot restart"}) if _place == "etc" else NOTHING,
             )
         )
+
+
+def _with_a_hot_restart(what: Any) -> Any:
+    """Ask for a hot restart while nothing can be written where its bootstrap stands."""
+
+    @contextmanager
+    def way(strike: Strike) -> Iterator[None]:
+        with what(strike.agent.directory / "etc"):
+            hot_restart(strike)
+            yield
+
+    return way
+
+
+for _name, _what, _told in (
+    ("full", filled, "No space left on device"),
+    ("read-only", read_only, "Read-only file system"),
+):
+    add(
+        Fault(
+            name=f"disk {_name}: etc before a hot restart",
+            way=_with_a_hot_restart(_what),
+            lasts_s=(3.0, 6.0),
+            cuts=frozenset({"tcp-kept"}),
+            variants=frozenset({"hot-restart", "files"}),
+            phases=frozenset({"steady", "push"}),
+            wants_mounts=True,
+            heals_within_s=45.0,
+            told=_told,
+        )
+    )
 
 
 @fault("/dev/shm full", lasts_s=(1.0, 6.0), wants_mounts=True, heals_within_s=60.0, may_end=True,

@@ -44,6 +44,7 @@ INSIDE: Final = str(Path(__file__).with_name("inside.py"))
 SMALL: Final = {"etc": "24m", "var": "24m"}
 """File systems of the sidecar's directory: they can be full without this machine's being so."""
 
+_VERSIONS: Final = ("v1", "v2", "v3")
 _MEMORY: Final = "96m"
 
 
@@ -66,6 +67,7 @@ class Stage:
     module_urls: tuple[str, ...]
     ballast: tuple[Resource, ...] = ()
     published: int = 0
+    version: str = ""
     notes: list[str] = field(default_factory=list)
 
     def agent(self, name: str) -> RealAgent:
@@ -76,8 +78,9 @@ class Stage:
         return ALL_ROLES if agent is self.sidecar and self.resolver is not None else ROLES
 
     def push(self, version: str | None = None) -> str:
-        """Push a world with all reviews by this version (one is drawn when None); return the version."""
-        version = version or self.draw.choice(("v1", "v2", "v3"))
+        """Push a world with all reviews by this version (None: another than before); return the version."""
+        version = version or self.draw.choice([each for each in _VERSIONS if each != self.version])
+        self.version = version
         self.istiod.push(
             resources.world(
                 self.mesh.with_split("reviews", {version: 100}),
