@@ -14,6 +14,7 @@ import tenacity
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import Code
+from pilot_agent.rpc.client import Secured, Target
 from pilot_agent.security.ca_call import CallFailed, call
 from pilot_agent.security.certificate import (
     CertificateError,
@@ -35,6 +36,8 @@ ATTEMPT_DEADLINE_S: Final = 10.0
 """Ours: the reference waits for ever, which a worker process must not."""
 
 _HEADER_TEXT: Final = re.compile(r"[!-~]+")
+_HEADER_NAME: Final = re.compile(r"[0-9a-z_.-]+")
+_HEADER_VALUE: Final = re.compile(r"[ -~]*")
 _RETRYABLE: Final = {
     Code.CANCELLED,
     Code.DEADLINE_EXCEEDED,
@@ -145,11 +148,10 @@ def _announce_retry(state: tenacity.RetryCallState) -> None:
 def _call(wanted: SignRequest) -> bytes:
     try:
         return call(
-            wanted.address,
+            _target(wanted),
             METHOD,
             encode_request(wanted.csr_pem, wanted.validity_s, wanted.cert_signer),
-            headers=_metadata(wanted),
-            tls=None if wanted.plaintext else _tls(wanted),
+            headers=_checked(_metadata(wanted)),
             timeout_s=ATTEMPT_DEADLINE_S,
         )
     except CallFailed as error:
@@ -162,15 +164,24 @@ def translate(error: CallFailed) -> CaUnavailable | CaRefused:
     return kind(f"create certificate: rpc error: code = {go_code_of(error.code)} desc = {error}")
 
 
-def _tls(wanted: SignRequest) -> Tls:
+def _target(wanted: SignRequest) -> Target:
+    if wanted.plaintext:
+        return Target(address=wanted.address)
+    name = server_name(wanted.address, wanted.server_name)
     chain_path, key_path = _client_pair(wanted)
-    return Tls(
-        server_name=server_name(wanted.address, wanted.server_name) or wanted.address,
+    tls = Tls(
+        server_name=name or wanted.address,
         roots_pem=_roots(wanted.root_path),
         client_chain_path=chain_path,
         client_key_path=key_path,
         policy=wanted.compliance_policy,
     )
+    try:
+        secured = Secured(tuple(tls.contexts()), tls.server_name, tls.check)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", "") or error
+        raise CaUnavailable(f"create certificate: TLS for the CA: {why}") from error
+    return Target(address=wanted.address, secured=secured, authority=name)
 
 
 def _roots(path: str) -> str:
@@ -199,6 +210,14 @@ def _client_pair(wanted: SignRequest) -> tuple[str, str]:
         )
         return "", ""
     return wanted.client_cert_path, wanted.client_key_path
+
+
+def _checked(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str | bytes], ...]:
+    for name, value in headers:
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            why = "its name or value has illegal characters"
+            raise CaUnavailable(f"create certificate: header {name!r} cannot be sent: {why}")
+    return tuple((name, value.encode() if name.endswith("-bin") else value) for name, value in headers)
 
 
 def _metadata(wanted: SignRequest) -> tuple[tuple[str, str], ...]:

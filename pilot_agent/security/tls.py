@@ -1,14 +1,12 @@
 """TLS towards the CA and istiod with the standard library: imported late, 6 ms and 2 MB."""
 
-import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from pilot_agent.http import ConnectError, Deadline, HttpTimeoutError
-from pilot_agent.security.compliance import check, limits_of, restrict
+from pilot_agent.security.compliance import ComplianceError, check, limits_of, restrict
 from pilot_agent.security.pem import blocks
 
 _HTTP2: Final = "h2"
@@ -22,23 +20,6 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
     client_chain_path: str = ""  # empty: no client certificate
     client_key_path: str = ""
     policy: str = ""  # COMPLIANCE_POLICY
-
-    def secured(self, dial: Callable[[], socket.socket], deadline: Deadline) -> ssl.SSLSocket:
-        """Return a connection that speaks HTTP/2, verified and within the policy; `dial` makes the plain one.
-
-        Raises:
-            HttpTimeoutError: the deadline passed.
-            ConnectError, ComplianceError, OSError: no such connection.
-        """
-        *others, last = self.contexts()
-        for context in others:
-            try:
-                return self._wrapped(dial(), context, deadline)
-            except ssl.SSLCertVerificationError:
-                raise
-            except ssl.SSLError:
-                continue  # it may want the next key exchange
-        return self._wrapped(dial(), last, deadline)
 
     def contexts(self) -> Iterator[ssl.SSLContext]:
         """Yield a context for each key exchange that may be offered by itself; one where any may.
@@ -60,24 +41,10 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
             yield context
 
     def check(self, agreed: "ssl.SSLSocket | ssl.SSLObject") -> None:
-        """Raises: ComplianceError: what was agreed on is outside of the policy."""
+        """Raises: ComplianceError: what was agreed on is outside of the policy, or no HTTP/2."""
         check(agreed, limits_of(self.policy))
-
-    def _wrapped(self, plain: socket.socket, context: ssl.SSLContext, deadline: Deadline) -> ssl.SSLSocket:
-        with plain:  # which `wrap_socket` takes over, if it succeeds
-            plain.settimeout(deadline.remaining_s())
-            try:
-                secured = context.wrap_socket(plain, server_hostname=self.server_name)
-            except TimeoutError as error:
-                raise HttpTimeoutError("context deadline exceeded") from error
-        try:
-            self.check(secured)
-            if secured.selected_alpn_protocol() != _HTTP2:
-                raise ConnectError("credentials: cannot check peer: missing selected ALPN property")
-        except BaseException:
-            secured.close()
-            raise
-        return secured
+        if agreed.selected_alpn_protocol() != _HTTP2:  # as Go's gRPC has it
+            raise ComplianceError("credentials: cannot check peer: missing selected ALPN property")
 
 
 def _trust(context: ssl.SSLContext, roots_pem: str) -> None:

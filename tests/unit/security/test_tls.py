@@ -1,10 +1,9 @@
-import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
-from pilot_agent.http import ConnectError, Deadline
+from pilot_agent.rpc.client import Secured, Target, TargetError
 from pilot_agent.security.compliance import ComplianceError
 from pilot_agent.security.tls import Tls
 from tests.support.client_hello import Seen, server_context, tls_server
@@ -24,8 +23,8 @@ def connected(context: ssl.SSLContext, policy: str, name: str = "localhost") -> 
     """Return what the server saw of one connection with this policy."""
     with tls_server(context) as (port, seen):
         tls = Tls(server_name=name, roots_pem=AUTHORITY.root_pem, policy=policy)
-        deadline = Deadline(10)
-        tls.secured(lambda: socket.create_connection(("127.0.0.1", port)), deadline).close()
+        secured = Secured(tuple(tls.contexts()), tls.server_name, tls.check)
+        Target(address=f"127.0.0.1:{port}", secured=secured).dial(10).close()
     return seen
 
 
@@ -66,7 +65,7 @@ def test_fips_140_3_is_tls_1_2_or_1_3_with_p_256_or_p_384(server: ssl.SSLContext
 def test_a_server_outside_of_the_policy_is_not_talked_to(server: ssl.SSLContext, policy: str) -> None:
     server.maximum_version = ssl.TLSVersion.TLSv1_2
     server.set_ciphers("ECDHE-ECDSA-CHACHA20-POLY1305")
-    with pytest.raises(ssl.SSLError, match=r"(?i)handshake.failure"):
+    with pytest.raises(TargetError, match=r"(?i)handshake.failure"):
         connected(server, policy)
 
 
@@ -80,10 +79,10 @@ def test_pqc_is_kept_or_nothing_is_sent(server: ssl.SSLContext) -> None:
 
 
 def test_another_name_or_root_or_protocol_is_refused(server: ssl.SSLContext, tmp_path: Path) -> None:
-    with pytest.raises(ssl.SSLCertVerificationError, match="elsewhere"):
+    with pytest.raises(TargetError, match=r"verify certificate.*elsewhere"):
         connected(server, "", name="elsewhere.example")
-    with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
+    with pytest.raises(TargetError, match="unable to get local issuer"):
         connected(server_context(*Authority("other").serving_pair(), tmp_path), "")
     server.set_alpn_protocols(["http/1.1"])
-    with pytest.raises(ConnectError, match="missing selected ALPN"):
+    with pytest.raises(TargetError, match="missing selected ALPN"):
         connected(server, "")
