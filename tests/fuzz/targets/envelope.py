@@ -83,6 +83,8 @@ def _sotw_response(data: bytes) -> None:
 
 def _delta_response(data: bytes) -> None:
     seen = read_delta_response(data)
+    entries = [Spans(data, start, end) for start, end in seen.spans.bounds(2)]
+    assert seen.versions() == {one.last(3) or b"": one.last(1) or b"" for one in entries}
     States().response(seen, "istiod")
     if seen.resource_count:
         ca_certificates_pem(seen)

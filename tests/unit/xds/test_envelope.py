@@ -105,14 +105,19 @@ def test_a_delta_request_is_read_as_the_generated_message_reads_it(
 
 @settings(deadline=None)
 @given(
-    versions=st.dictionaries(TEXT, TEXT, max_size=6), removed=TEXTS, url=TEXT, nonce=TEXT, value=st.binary()
+    versions=st.dictionaries(TEXT, TEXT, max_size=6),
+    removed=TEXTS,
+    url=TEXT,
+    nonce=TEXT,
+    value=st.binary(max_size=20_000),
+    aliases=st.sampled_from([[], ["x"]]),
 )
 def test_a_delta_response_is_read_as_the_generated_message_reads_it(
-    versions: dict[str, str], removed: list[str], url: str, nonce: str, value: bytes
+    *, versions: dict[str, str], removed: list[str], url: str, nonce: str, value: bytes, aliases: list[str]
 ) -> None:
     message = pb.DeltaDiscoveryResponse(
         resources=[
-            pb.Resource(name=name, version=version, resource=any_pb2.Any(value=value), aliases=["x"])
+            pb.Resource(name=name, version=version, resource=any_pb2.Any(value=value), aliases=aliases)
             for name, version in versions.items()
         ],
         removed_resources=removed,
@@ -183,6 +188,23 @@ def test_a_big_response_is_scanned_without_being_copied(count: int, size_bytes: 
         took_ms.append((time.perf_counter() - began_s) * 1000)
         assert (seen.resource_count, seen.type_url, seen.nonce) == (count, "t", "n")
     assert min(took_ms) < limit_ms
+
+
+def test_the_names_of_20_000_resources_cost_no_more_than_a_few_scans() -> None:
+    """Measured: 14 ms where the scan takes 15; by `Spans` 95."""
+    resource = b"\x0a\x03v12" + b"\x12" + _length(1024) + b"x" * 1024 + b"\x1a\x05n%04d"
+    data = b"".join(
+        b"\x12" + _length(len(one)) + one for one in (resource % at for at in range(9999)) for _ in "12"
+    )
+    scan_s, names_s = [], []
+    for _ in range(5):
+        began_s = time.perf_counter()
+        seen = read_delta_response(data)
+        scanned_s = time.perf_counter()
+        assert len(seen.versions()) == 9999
+        scan_s.append(scanned_s - began_s)
+        names_s.append(time.perf_counter() - scanned_s)
+    assert min(names_s) < 3 * min(scan_s)
 
 
 def _length(value: int) -> bytes:
