@@ -19,6 +19,7 @@ from benchmarks import (
     memory,
     metrics,
     pushes,
+    recovery,
     startup,
     upgrades,
 )
@@ -36,6 +37,7 @@ _QUESTIONS: Final = {
     "pushes": pushes.run,
     "metrics": metrics.run,
     "capture": capture.run,
+    "recovery": recovery.run,
 }
 
 

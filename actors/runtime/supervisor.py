@@ -344,7 +344,7 @@ class Supervisor:
             _log.error("actor envoy keeps dying while the agent ends: Envoy is ended without it")
             self._quit_actors(self._exit_status)
             return
-        delay_s = restart_delay_s(child.failures)
+        delay_s = restart_delay_s(child.failures, lived_s)
         cause = ended.killed_because or process.status_in_words(status)
         child.last_end, child.last_end_unix_s = cause, time.time()
         say = _log.warn if child.failures <= 1 else _log.error

@@ -17,6 +17,7 @@ from tests.support.agent import short_directory
 from tests.support.load import Load
 from tests.support.real_envoy import PortMap, get
 from tests.support.waiting import wait_for
+from tests.support.xds_counts import TOLD, stream_counts
 
 pytestmark = pytest.mark.envoy
 RESTARTS = int(os.environ.get("PILOT_AGENT_ISTIOD_RESTARTS", "5"))
@@ -32,26 +33,11 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         directory = stack.enter_context(short_directory())
         istiod = stack.enter_context(Istiod(mesh))
         stack.enter_context(Bookinfo(mesh))
-        told = {
-            "proxyStatsMatcher": {"inclusionPrefixes": ["control_plane"]}
-        }  # beside what Istio lets through
         sidecar = stack.enter_context(
-            agent_for(istiod, directory / "sidecar", environment=variant, proxy_config=told)
+            agent_for(istiod, directory / "sidecar", environment=variant, proxy_config=TOLD)
         )
         router = stack.enter_context(agent_for(istiod, directory / "router", "router", environment=variant))
         yield World(mesh, istiod, sidecar.wait_ready(), router.wait_ready())
-
-
-def stream_of(world: World) -> dict[str, int]:
-    """Return what Envoy counts of its ADS stream and of each subscription's failures."""
-    counted = world.sidecar.stats(
-        r"(control_plane.connected_state|xds-grpc.*upstream_(rq_total|cx_total|rq_active)"
-        r"|(cds|lds|rds|eds).*update_(failure|rejected|attempt|success))"
-    )
-    attempts = {name: count for name, count in counted.items() if name.endswith("update_attempt")}
-    for name, count in attempts.items():  # an attempt is a response, or a stream that was lost
-        counted[name] = count - counted.pop(name.replace("attempt", "success"))
-    return counted
 
 
 def split(world: World, versions: dict[str, int]) -> None:
@@ -77,7 +63,7 @@ def test_istiod_is_killed_and_restarted_again_and_again_under_load_and_nobody_no
     world: World,
 ) -> None:
     assert world.sidecar.stats("control_plane.connected_state") == {"control_plane.connected_state": 1}
-    before = stream_of(world)
+    before = stream_counts(world.sidecar)
     with Load(world.port, "/productpage") as load:
         wait_for(lambda: load.sent > 50, what="load")
         for number in range(RESTARTS):
@@ -89,14 +75,14 @@ def test_istiod_is_killed_and_restarted_again_and_again_under_load_and_nobody_no
             resumed(world, streams)
         load.wait_more()
     assert load.failures == []
-    assert stream_of(world) == before
+    assert stream_counts(world.sidecar) == before
     split(world, {"v2": 100})
     serves(world, "v2")
     assert world.istiod.observed.nack_messages() == []
 
 
 def test_a_cut_connection_and_a_replaced_token_are_no_news_to_envoy(world: World) -> None:
-    before = stream_of(world)
+    before = stream_counts(world.sidecar)
     streams = len(world.istiod.observed.streams)
     world.istiod.provision(world.sidecar.directory, "default", "bookinfo-apps")
     token = (world.sidecar.directory / "var/run/secrets/tokens/istio-token").read_text()
@@ -108,7 +94,7 @@ def test_a_cut_connection_and_a_replaced_token_are_no_news_to_envoy(world: World
     )
     split(world, {"v3": 100})
     serves(world, "v3")
-    assert stream_of(world) == before
+    assert stream_counts(world.sidecar) == before
 
 
 def test_what_is_removed_while_istiod_is_away_is_gone_from_envoy_afterwards(world: World) -> None:

@@ -56,3 +56,5 @@ def test_the_first_restart_is_immediate_and_none_waits_above_ten_seconds() -> No
     assert restart_delay_s(1) == 0.0
     assert 0.2 <= restart_delay_s(2) <= 0.4
     assert all(restart_delay_s(failures) <= 10.0 for failures in range(1, 2000))
+    assert restart_delay_s(5, lived_s=0.9) >= 1.6
+    assert restart_delay_s(5, lived_s=1.0) == 0.0

@@ -1,0 +1,138 @@
+"""How long an actor is missing after a SIGKILL, and whether Envoy or a client notices.
+
+A sidecar's agent with a real Envoy, its application behind it, requests flowing on a connection that is
+kept and on new ones. Each actor is killed again and again, UpstreamXdsActor ten times as often. Counted
+from the kill:
+
+    Ready   its successor says that it serves (the agent's log)
+    whole   the xDS actors alone: istiod has a new stream on which everything is subscribed to that the one
+            before had; UpstreamXdsActor's death shall cost Envoy nothing, so its counters are compared:
+            no new connection, no new request, connected all the time, no attempt beside the responses
+
+Caveats:
+    - istiod, the load's clients and the clock share one process and its interpreter lock.
+    - DownstreamXdsActor's death ends Envoy's stream: Envoy waits up to half a second before it comes again.
+    - Two kills are 1.2 s apart: an actor that has lived for a second is started again at once, see
+      `actors.runtime.backoff`; a crash loop is slowed down.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from benchmarks.report import Report, Row, Spread
+from benchmarks.rig import agent_for, mesh_on_free_ports, short_directory
+from lab.bookinfo import Bookinfo
+from lab.istiod import Istiod
+from lab.observed import Observed, RequestSeen
+from tests.support.agent import ROLES, RealAgent
+from tests.support.load import Load
+from tests.support.xds_counts import TOLD, stream_counts
+
+_UPSTREAM: Final = "upstream-xds"
+_XDS: Final = (_UPSTREAM, "downstream-xds")
+_SELDOM: Final = 10
+_APART_S: Final = 1.2
+_LOOK_S: Final = 0.001
+_PAUSE_S: Final = 0.02  # of each of the two clients, between its requests
+_WITHIN_MS: Final = 20_000.0
+
+
+def run(kills: int = 100) -> Report:
+    """Kill UpstreamXdsActor so many times, each other actor a tenth as often."""
+    mesh = mesh_on_free_ports()
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(short_directory())
+        istiod = stack.enter_context(Istiod(mesh))
+        stack.enter_context(Bookinfo(mesh))
+        agent = stack.enter_context(agent_for(istiod, directory / "agent", proxy_config=TOLD))
+        router = agent_for(istiod, directory / "router", role="router", account="istio-ingressgateway")
+        for each in (agent, stack.enter_context(router)):
+            each.wait_ready()
+        load = stack.enter_context(Load(mesh.gateway.listen.port, "/productpage", pause_s=_PAUSE_S))
+        victims = _Victims(agent, istiod.observed)
+        for role in sorted(ROLES, key=lambda role: role != _UPSTREAM):
+            often = kills if role == _UPSTREAM else max(kills // _SELDOM, 1)
+            before, failed = stream_counts(agent), len(load.failures)
+            rows += _rows(role, [victims.kill(role) for _ in range(often)])
+            load.wait_more()
+            if role != "downstream-xds":
+                rows.append(_count(f"{role}, Envoy's counters changed", before != stream_counts(agent)))
+            rows.append(_count(f"{role}, failed requests", len(load.failures) - failed))
+        sent = load.sent
+    return Report(
+        question=f"an actor killed under load, {kills} times {_UPSTREAM}",
+        rows=tuple(rows),
+        notes=(f"{sent} requests",),
+    )
+
+
+def _rows(role: str, kills: "list[tuple[float, float]]") -> Iterator[Row]:
+    ready, whole = [one for one, _ in kills], [other for _, other in kills]
+    yield Row(what=f"{role}, kill to Ready", unit="ms", value=Spread.of(ready))
+    if role in _XDS:
+        target = "≤ 100" if role == _UPSTREAM else ""
+        yield Row(what=f"{role}, kill to whole", unit="ms", value=Spread.of(whole))
+        yield Row(what=f"{role}, kill to whole, p99", unit="ms", value=Spread.of([p99(whole)]), target=target)
+
+
+def _count(what: str, value: int) -> Row:
+    return Row(what=what, unit="", value=Spread.of([int(value)]), target="0")
+
+
+def p99(values: list[float]) -> float:
+    """Return the value that at most one of a hundred exceeds."""
+    return sorted(values)[max(-(-len(values) * 99 // 100) - 1, 0)]
+
+
+class _Victims:
+    """Kills actors of one agent."""
+
+    def __init__(self, agent: RealAgent, observed: Observed) -> None:
+        self._agent, self._observed = agent, observed
+        self._log = agent.directory / "agent.log"
+
+    def kill(self, role: str) -> tuple[float, float]:
+        """Return the ms until Ready and until whole; the second is 0 for actors without streams to istiod."""
+        pid, offset = self._agent.actor_pid(role), self._log.stat().st_size
+        wanted, begin = self._asked(0), len(self._observed.requests)
+        began_s = time.perf_counter()
+        os.kill(pid, signal.SIGKILL)
+
+        def is_ready() -> bool:
+            return f"actor {role} is ready again" in _since(self._log, offset)
+
+        def is_whole() -> bool:
+            return role not in _XDS or wanted <= self._asked(begin)
+
+        ready_ms = whole_ms = 0.0
+        while not (ready_ms and whole_ms):
+            ready_ms = ready_ms or (_ms_since(began_s) if is_ready() else 0.0)
+            whole_ms = whole_ms or (_ms_since(began_s) if is_whole() else 0.0)
+            if _ms_since(began_s) > _WITHIN_MS:
+                raise TimeoutError(f"{role} is not back: {_since(self._log, offset)}")
+            time.sleep(_LOOK_S)
+        time.sleep(_APART_S)
+        return ready_ms, whole_ms if role in _XDS else 0.0
+
+    def _asked(self, begin: int) -> set[str]:
+        """Return the types that the sidecar has asked for since the request of this number."""
+        found: list[RequestSeen] = []
+        self._observed.note(lambda seen: found.extend(islice(seen.requests, begin, None)))
+        return {one.type_url for one in found if one.node_id.startswith("sidecar") and not one.response_nonce}
+
+
+def _since(log: Path, offset: int) -> str:
+    with log.open("rb") as file:
+        file.seek(offset)
+        return file.read().decode(errors="replace")
+
+
+def _ms_since(began_s: float) -> float:
+    return (time.perf_counter() - began_s) * 1e3
