@@ -16,6 +16,7 @@ from benchmarks import (
     identity,
     idle_cpu,
     latency,
+    many_resources,
     memory,
     metrics,
     pushes,
@@ -38,6 +39,7 @@ _QUESTIONS: Final = {
     "metrics": metrics.run,
     "capture": capture.run,
     "recovery": recovery.run,
+    "many_resources": many_resources.run,
 }
 
 

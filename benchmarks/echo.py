@@ -1,7 +1,8 @@
 """The least control plane that answers: a response of the wanted size for each request that names one.
 
-A request that holds `size-N`, as a resource name or as the nonce that it acknowledges, is answered with a
-response of about N bytes, made before and with the nonce `size-N`. All other requests are not answered.
+A request that holds `size-N` or `size-N-in-M`, as a resource name or as the nonce that it acknowledges, is
+answered with a response of about N bytes (in M resources), made before and with that as its nonce. All other
+requests are not answered.
 A process of its own, so that it shares no interpreter lock with the client.
 
     python -m benchmarks.echo KEY_FILE CHAIN_FILE
@@ -25,18 +26,15 @@ from lab.authority import KeyPair
 from lab.server import listen, make_server, quit_server, tls
 from lab.snapshot import EDS
 
-_SIZE: Final = re.compile(rb"size-(\d+)")
+_SIZE: Final = re.compile(rb"size-(\d+)(?:-in-(\d+))?")
 _PARTS_FROM: Final = 100_000
 _PARTS: Final = 500
 
 
 @cache
-def response(size_bytes: int) -> bytes:
-    """Return a response of about this size; a big one holds 500 resources, as a push of istiod does."""
-    parts = _PARTS if size_bytes > _PARTS_FROM else 1
-    message = discovery_pb2.DeltaDiscoveryResponse(
-        type_url=EDS, nonce=f"size-{size_bytes}", system_version_info="1"
-    )
+def response(nonce: str, size_bytes: int, parts: int) -> bytes:
+    """Return a response of about this size, in so many resources."""
+    message = discovery_pb2.DeltaDiscoveryResponse(type_url=EDS, nonce=nonce, system_version_info="1")
     left = max(size_bytes - message.ByteSize(), parts)
     for at in range(parts):
         value = any_pb2.Any(type_url=EDS, value=b"")
@@ -51,7 +49,9 @@ def response(size_bytes: int) -> bytes:
 def _serve(requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
     for request in requests:
         if named := _SIZE.search(request):
-            yield response(int(named[1]))
+            size_bytes = int(named[1])
+            usual = _PARTS if size_bytes > _PARTS_FROM else 1  # a push of istiod has some hundred resources
+            yield response(named[0].decode(), size_bytes, int(named[2] or usual))
 
 
 def main(key_file: str, chain_file: str) -> None:

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,32 +41,40 @@ _UNLIMITED: Final = (("grpc.max_receive_message_length", -1),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Size:
+class Size:
     """How often a round asks for a response of this size."""
 
     label: str
     size_bytes: int
     times: int
-    target: str = ""
+    added: str = ""  # targets
+    ratio: str = ""
+    parts: int = 0  # resources; 0: as many as usual
+
+    @property
+    def name(self) -> str:
+        """Return what the echo server knows it by."""
+        return f"size-{self.size_bytes}" + (f"-in-{self.parts}" if self.parts else "")
 
 
 _SIZES: Final = (
-    _Size(label="200 B", size_bytes=200, times=1000, target="≤ 0.35"),
-    _Size(label="100 kB", size_bytes=100_000, times=200),
-    _Size(label="10 MB", size_bytes=10_000_000, times=8),
+    Size(label="200 B", size_bytes=200, times=1000, added="≤ 0.30"),
+    Size(label="100 kB", size_bytes=100_000, times=200),
+    Size(label="10 MB", size_bytes=10_000_000, times=8, ratio="≤ 1.75"),
+    Size(label="50 MB", size_bytes=50_000_000, times=3, ratio="≤ 1.9"),
 )
 
 
 def run(rounds: int = _ROUNDS) -> Report:
     """Measure all sizes in `rounds` rounds each; a row's spread is that of the rounds' medians."""
     rows: list[Row] = []
-    with _two_streams() as (direct, through):
+    with two_streams() as (direct, through, _):
         for size in _SIZES:
             rows += _measure(direct, through, size, rounds)
     return Report(question="xDS round trip, request to response", rows=tuple(rows))
 
 
-def _measure(direct: "_Stream", through: "_Stream", size: _Size, rounds: int) -> Iterator[Row]:
+def _measure(direct: "Stream", through: "Stream", size: Size, rounds: int) -> Iterator[Row]:
     for stream in (direct, through):
         stream.ask(size)
         stream.round(size)  # not counted
@@ -79,8 +87,8 @@ def _measure(direct: "_Stream", through: "_Stream", size: _Size, rounds: int) ->
 
     yield row("direct p50", [one for one, _ in medians])
     yield row("agent p50", [other for _, other in medians])
-    yield row("added p50", [other - one for one, other in medians], target=size.target)
-    yield row("agent / direct p50", [other / one for one, other in medians], "ratio")
+    yield row("added p50", [other - one for one, other in medians], target=size.added)
+    yield row("agent / direct p50", [other / one for one, other in medians], "ratio", size.ratio)
     yield row("direct p99", [one for one, _ in tails])
     yield row("agent p99", [other for _, other in tails])
 
@@ -89,7 +97,7 @@ def _p99(values: list[float]) -> float:
     return sorted(values)[min(int(len(values) * 0.99), len(values) - 1)]
 
 
-class _Stream:
+class Stream:
     """One stream that asks and waits, with bytes."""
 
     def __init__(self, channel: grpc.Channel) -> None:
@@ -98,18 +106,16 @@ class _Stream:
         self._call = call(iter(self._requests.get, None), wait_for_ready=True)
         self._responses: Iterator[bytes] = iter(self._call)
 
-    def ask(self, size: _Size) -> None:
+    def ask(self, size: Size) -> None:
         """Subscribe; the answer has the size."""
-        name = f"size-{size.size_bytes}"
-        request = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=[name])
+        request = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, resource_names_subscribe=[size.name, "*"])
         request.node.id = "sidecar~127.0.0.1~bench.default~default.svc.cluster.local"
         self._requests.put(request.SerializeToString())
         next(self._responses)
 
-    def round(self, size: _Size) -> list[float]:
+    def round(self, size: Size) -> list[float]:
         """Return the milliseconds of each round trip; each request acknowledges the response before."""
-        nonce = f"size-{size.size_bytes}"
-        ack = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, response_nonce=nonce).SerializeToString()
+        ack = discovery_pb2.DeltaDiscoveryRequest(type_url=EDS, response_nonce=size.name).SerializeToString()
         found = []
         for _ in range(size.times):
             started = time.perf_counter()
@@ -125,26 +131,26 @@ class _Stream:
 
 
 @contextmanager
-def _two_streams() -> Iterator[tuple[_Stream, _Stream]]:
-    """Yield the direct stream and the one through the agent."""
+def two_streams(**environment: str) -> Iterator[tuple[Stream, Stream, RealAgent]]:
+    """Yield the direct stream and the one through the agent, and the agent, which gets these variables."""
     with short_directory() as directory, Istiod(mesh_on_free_ports()) as ca, _echo(ca, directory) as server:
         credentials = grpc.ssl_channel_credentials(ca.root_pem.encode())
         with (
-            _agent(ca, directory / "agent", server) as agent,
+            _agent(ca, directory / "agent", server, environment) as agent,
             grpc.secure_channel(server, credentials, _UNLIMITED) as far,
         ):
             socket_path = agent.directory / "etc/istio/proxy/XDS"
             wait_for(socket_path.exists, what="the agent's XDS socket", within_s=30)
             with grpc.insecure_channel(f"unix:{socket_path}", _UNLIMITED) as near:
-                streams = _Stream(far), _Stream(near)
+                streams = Stream(far), Stream(near)
                 try:
-                    yield streams
+                    yield *streams, agent
                 finally:
                     for stream in streams:
                         stream.close()
 
 
-def _agent(ca: Istiod, directory: Path, server: str) -> RealAgent:
+def _agent(ca: Istiod, directory: Path, server: str, environment: Mapping[str, str]) -> RealAgent:
     directory.mkdir(parents=True)
     asleep = directory / "envoy"
     asleep.write_text("#!/bin/sh\nexec sleep 3600\n")
@@ -153,7 +159,7 @@ def _agent(ca: Istiod, directory: Path, server: str) -> RealAgent:
         ca,
         directory,
         discovery=server,
-        environment={"CA_ADDR": ca.address},
+        environment={"CA_ADDR": ca.address} | dict(environment),
         proxy_config={"binaryPath": str(asleep)},
     )
 

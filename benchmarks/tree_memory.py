@@ -22,7 +22,7 @@ from typing import Final
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
 _PRESENT: Final = 1 << 63
 _FRAME: Final = (1 << 55) - 1
-_INTERVAL_S: Final = 0.01
+_INTERVAL_S: Final = 0.005
 _PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 _FOREIGN: Final = "envoy"  # Envoy's own memory is Envoy's, and so are its files in /dev/shm
 
@@ -104,7 +104,9 @@ def _frames(pid: int) -> Iterator[int]:
 
 def _sample_until_told(supervisor: int) -> dict[str, float]:
     peak, samples, started = 0, 0, time.monotonic()
-    while not select.select([sys.stdin], [], [], _INTERVAL_S)[0]:
+    next_s = started
+    while not select.select([sys.stdin], [], [], max(next_s - time.monotonic(), 0.0))[0]:
+        next_s = max(next_s + _INTERVAL_S, time.monotonic())
         peak = max(peak, measure(supervisor).total)
         samples += 1
     return {"peak": peak, "samples": samples, "seconds": time.monotonic() - started}
