@@ -2,8 +2,8 @@
 
 A real Envoy gets its configuration from the lab's istiod through the agent. Then the lab pushes 500
 clusters, padded to the wanted size with metadata that Envoy keeps and does not read; Envoy's ACK is
-awaited; once 10 MB and four times 50, never twice the same. Counted are the supervisor and its actors: PSS of each process (`smaps_rollup`) and the pages of
-their memory files. Envoy counts for itself.
+awaited; once 10 MB and four times 50, never twice the same. Counted are the supervisor and its actors: PSS
+of each process (`smaps_rollup`) and the pages of their memory files. Envoy counts for itself.
 
 Caveats:
     - PSS divides a library's pages among all processes of the machine that map it, and the lab and this
@@ -40,7 +40,7 @@ _SETTLE_S: Final = 6.0
 _MB: Final = 1_000_000
 _TARGETS: Final = {
     "idle": "≤ 62",
-    "after 4 × 50 MB / idle": "≤ 1.25",
+    "after 4 x 50 MB / idle": "≤ 1.25",
     "peak at 50 MB, above idle / message": "≤ 4",
 }
 
@@ -104,7 +104,7 @@ def _pushed(istiod: Istiod, mesh: Mesh, pid: int) -> _Run:
         figures["a sample, ms"] = peak["seconds"] / peak["samples"] * 1e3
         after = measure(pid).total
         times = _PUSHES_MB[: number + 1].count(size_mb)
-        name = f"after {times} × {size_mb} MB" if times > 1 else f"after {size_mb} MB"
+        name = f"after {times} x {size_mb} MB" if times > 1 else f"after {size_mb} MB"
         figures[name] = after / _MB
         figures[f"{name} / idle"] = after / idle.total
     figures["after all, alone"] = alone(pid) / _MB
