@@ -15,12 +15,7 @@ Caveats:
     - Wants root: the processes that keep secrets are readable for nobody else.
 """
 
-import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +23,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 
 from benchmarks.report import Report, Row, Spread
 from benchmarks.rig import agent_for, mesh_on_free_ports, short_directory
-from benchmarks.tree_memory import TreeMemory, alone, measure
+from benchmarks.tree_memory import TreeMemory, alone, measure, peak_of
 from lab.istiod import Istiod
 from lab.mesh import Mesh
 from lab.resources import build_snapshot
@@ -97,7 +92,7 @@ def _pushed(istiod: Istiod, mesh: Mesh, pid: int) -> _Run:
     figures = {"idle": idle.total / _MB, "idle, alone": alone(pid) / _MB}
     peaks: dict[int, float] = {}
     for number, size_mb in enumerate(_PUSHES_MB):
-        with _peak_of(pid) as peak:
+        with peak_of(pid) as peak:
             _push(istiod, padded(mesh, size_mb * _MB + number * _CLUSTERS))
             time.sleep(_SETTLE_S)
         peaks[size_mb] = max(peaks.get(size_mb, 0.0), peak["peak"])
@@ -134,19 +129,3 @@ def _push(istiod: Istiod, world: World) -> None:
     istiod.push(world)
     istiod.observed.wait_until(lambda seen: seen.acks(CDS) > acks or seen.nacks(CDS), timeout_s=60)
     assert not istiod.observed.nacks(CDS), istiod.observed.nack_messages()
-
-
-@contextmanager
-def _peak_of(pid: int) -> Iterator[dict[str, float]]:
-    """Sample the tree while the block runs; what was seen is in the yielded dictionary afterwards."""
-    found: dict[str, float] = {}
-    sampler = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.tree_memory", str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        yield found
-    finally:
-        output, _ = sampler.communicate(b"enough\n", timeout=30)
-    found.update(json.loads(output))

@@ -12,9 +12,11 @@ import json
 import os
 import re
 import select
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -100,6 +102,22 @@ def _frames(pid: int) -> Iterator[int]:
             pagemap.seek(start * 8)
             entries = array.array("Q", pagemap.read((end - start) * 8))
             yield from (entry & _FRAME for entry in entries if entry & _PRESENT)
+
+
+@contextmanager
+def peak_of(pid: int) -> Iterator[dict[str, float]]:
+    """Sample the tree while the block runs; what was seen is in the yielded dictionary afterwards."""
+    found: dict[str, float] = {}
+    sampler = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.tree_memory", str(pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        yield found
+    finally:
+        output, _ = sampler.communicate(b"enough\n", timeout=30)
+    found.update(json.loads(output))
 
 
 def _sample_until_told(supervisor: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The xDS path's two actors in processes of their own, under the real supervisor.
 
-A program, since the supervisor forks: `python tests/support/xds_tree.py DIR ISTIOD_ADDRESS`.
+A program, since the supervisor forks: `python tests/support/xds_tree.py DIR ISTIOD_ADDRESS`. With KEEP in its
+environment the last known good configuration is kept.
 """
 
 import os
@@ -19,7 +20,7 @@ from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent import log
 from pilot_agent.grpc_bootstrap import GrpcBootstrapOptions
 from pilot_agent.wasm.options import WasmOptions
-from pilot_agent.xds.options import XdsOptions
+from pilot_agent.xds.options import LastKnownGood, XdsOptions
 
 
 def main() -> int:
@@ -32,6 +33,7 @@ def main() -> int:
         cluster_id="Kubernetes",
         token_path="",
         is_plaintext=True,
+        last_known_good=LastKnownGood(directory=f"{directory}/kept") if os.environ.get("KEEP") else None,
     )
     limit = 704 * MIB
     supervisor = Supervisor(
@@ -42,7 +44,10 @@ def main() -> int:
             ChildSpec(role=Role.UPSTREAM_XDS, actor=UpstreamXdsActor, quit_s=5.0, private_limit_bytes=limit),
         ),
         settings=Settings([options, GrpcBootstrapOptions(), WasmOptions(directory=directory)]),
-        workers={"reflect": "pilot_agent.xds.reflect_worker:reflect"},
+        workers={
+            "reflect": "pilot_agent.xds.reflect_worker:reflect",
+            "compact-last-known-good": "pilot_agent.xds.known_good.files:compact",
+        },
         envoy_after=frozenset(),
     )
     return supervisor.run()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pilot_agent.wire import WireError
 from pilot_agent.xds.envelope import (
+    FIELDS_LIMIT,
     Spans,
     read_delta_request,
     read_delta_response,
@@ -188,6 +189,13 @@ def test_a_big_response_is_scanned_without_being_copied(count: int, size_bytes: 
         took_ms.append((time.perf_counter() - began_s) * 1000)
         assert (seen.resource_count, seen.type_url, seen.nonce) == (count, "t", "n")
     assert min(took_ms) < limit_ms
+
+
+@pytest.mark.parametrize("field", [b"\x12\x00", b"\x08\x01"], ids=["texts", "numbers"])
+def test_more_fields_than_any_message_has_are_refused(field: bytes) -> None:
+    read_sotw_response(field * FIELDS_LIMIT)
+    with pytest.raises(WireError, match="more than 1048576 fields"):
+        read_sotw_response(field * (FIELDS_LIMIT + 1))
 
 
 def test_the_names_of_20_000_resources_cost_no_more_than_a_few_scans() -> None:
