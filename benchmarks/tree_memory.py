@@ -121,13 +121,14 @@ def peak_of(pid: int) -> Iterator[dict[str, float]]:
 
 
 def _sample_until_told(supervisor: int) -> dict[str, float]:
-    peak, samples, started = 0, 0, time.monotonic()
+    peak, samples, started = TreeMemory(pss={}, files=0), 0, time.monotonic()
     next_s = started
     while not select.select([sys.stdin], [], [], max(next_s - time.monotonic(), 0.0))[0]:
         next_s = max(next_s + _INTERVAL_S, time.monotonic())
-        peak = max(peak, measure(supervisor).total)
+        peak = max(peak, measure(supervisor), key=lambda one: one.total)
         samples += 1
-    return {"peak": peak, "samples": samples, "seconds": time.monotonic() - started}
+    parts = {f"peak of {name}": size for name, size in peak.pss.items()}
+    return {"peak": peak.total, "samples": samples, "seconds": time.monotonic() - started} | parts
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from pilot_agent.wire import bytes_field, message, text_field
-from pilot_agent.xds.envelope import DeltaRequest, read_delta_request, read_delta_response
+from pilot_agent.xds.envelope import DeltaRequest, read_delta_names, read_delta_request
 from pilot_agent.xds.record import Record
 
 _NODE, _TYPE_URL, _SUBSCRIBE, _UNSUBSCRIBE, _INITIAL = 1, 2, 3, 4, 5
@@ -76,10 +76,10 @@ class DeltaSubscriptions(Record[_Type]):
         return self._with_node(body, has_node=seen.has_node)
 
     def response(self, body: bytes) -> None:
-        seen = read_delta_response(body)
+        seen = read_delta_names(body)
         known = self.types.get(seen.type_url)
         if known is not None and seen.nonce:
-            known.unanswered[seen.nonce] = _Sent(seen.versions(), seen.removed)
+            known.unanswered[seen.nonce] = _Sent(seen.versions, seen.removed)
 
     def _first_request(self, type_url: str, known: _Type) -> bytes:
         names = tuple(known.names)

@@ -72,15 +72,20 @@ class Dialer:
         return tuple(headers)
 
     def _token(self) -> str:
-        """Return the token as it stands in its file now; a missing one is only warned about."""
+        """Return the token as it stands in its file now; one that cannot be used is only warned about."""
         path = self._options.token_path
-        if not path:
-            return ""
+        if self._options.token or not path:
+            return self._options.token
         try:
-            return Path(path).read_text(encoding="utf-8").strip()
+            token = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             _log.warn(f"failed to read token file {path}, going on without a token: {error}")
             return ""
+        if not token or not _TEXT.fullmatch(token):
+            problem = "has bytes that no token has" if token else "is empty"
+            _log.warn(f"token file {path} {problem}, going on without a token")
+            return ""
+        return token
 
     def _secured(self) -> Secured:
         from pilot_agent.security.tls import Tls  # noqa: PLC0415  # imported late, see `load`

@@ -6,7 +6,7 @@ and what is noted of it takes a hundred. Measured: 10 MB with 500 resources 0.2 
 resources 8 ms; `pilot_agent.wire.fields`, which yields an object a field, needs four times as long.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from pilot_agent.wire import WireError, fields
@@ -137,7 +137,16 @@ class DeltaResponse(NamedTuple):
 
     def versions(self) -> dict[bytes, bytes]:
         """Return name → version of the resources."""
-        return _versions(self.spans.data, self.spans.bounds(2))
+        return _versions(self.spans)
+
+
+class DeltaNames(NamedTuple):
+    """What a DeltaDiscoveryResponse does to the names that its receiver holds."""
+
+    type_url: str
+    nonce: str
+    versions: dict[bytes, bytes]  # name → version
+    removed: list[bytes]
 
 
 def read_sotw_request(data: bytes) -> SotwRequest:
@@ -174,36 +183,70 @@ def read_delta_response(data: bytes) -> DeltaResponse:
     return DeltaResponse(spans.text(4), spans.text(5), spans.count(2), spans.all(6), spans)
 
 
-_VERSION_TAG, _RESOURCE_TAG, _NAME_TAG = 0x0A, 0x12, 0x1A  # fields 1, 2 and 3, length-delimited
+def read_delta_names(data: bytes) -> DeltaNames:  # noqa: C901  # 20,000 times through one loop
+    """Read what a DeltaDiscoveryResponse says of names, in one pass that notes nothing else.
 
+    Resources that are version, content and name alone and in this order, as istiod writes them, are read in
+    place: 20,000 take 12 ms, by `read_delta_response` and its `versions` 85. `Spans` reads whatever else
+    there is.
 
-def _versions(data: bytes, resources: Iterable[Span]) -> dict[bytes, bytes]:
-    """Return name → version of each Resource.
-
-    Version, resource and name alone and in this order, as istiod writes them, are read in place: 20,000 take
-    15 ms, by `Spans` 95. Whatever else there may be is left to that.
+    Raises:
+        WireError: `data` is no such message.
     """
-    found: dict[bytes, bytes] = {}
-    for start, end in resources:
-        at, version = start, b""
-        try:
-            if data[at] == _VERSION_TAG and (length := data[at + 1]) < 0x80:
-                version = data[at + 2 : at + 2 + length]
-                at += 2 + length
-            if data[at] == _RESOURCE_TAG:
-                length = data[at + 1]
-                at += 2
-                if length > 0x7F:
-                    length, at = _long_length(data, at, length)
-                at += length
-            if data[at] == _NAME_TAG and (length := data[at + 1]) < 0x80 and at + 2 + length == end:
-                found[data[at + 2 : end]] = version
-                continue
-        except IndexError:
-            pass
-        whole = Spans(data, start, end)
-        found[whole.last(3) or b""] = whole.last(1) or b""
-    return found
+    at, size = _behind_version(data), len(data)
+    versions: dict[bytes, bytes] = {}
+    try:
+        for _ in range(FIELDS_LIMIT):
+            if data[at] != _RESOURCES_TAG:
+                break
+            if (length := data[at + 1]) < 0x80:
+                inner = at + 2
+            elif (more := data[at + 2]) < 0x80:  # by far the most: below 16 KiB
+                inner, length = at + 3, length + (more << 7) - 0x80
+            else:
+                length, inner = _long_length(data, at + 2, length)
+            end, version = inner + length, b""
+            if data[inner] == _VERSION_TAG and (length := data[inner + 1]) < 0x80:
+                inner += 2 + length
+                version = data[inner - length : inner]
+            if data[inner] == _CONTENT_TAG:
+                if (length := data[inner + 1]) < 0x80:
+                    inner += 2 + length
+                elif (more := data[inner + 2]) < 0x80:
+                    inner += 3 + length + (more << 7) - 0x80
+                else:
+                    length, inner = _long_length(data, inner + 2, length)
+                    inner += length
+            if (
+                data[inner] != _NAME_TAG
+                or (length := data[inner + 1]) > 0x7F
+                or not inner + 2 + length == end <= size
+            ):
+                break
+            versions[data[inner + 2 : end]] = version
+            at = end
+    except IndexError:  # the last field has ended, or is cut off
+        pass
+    rest = Spans(data, at)
+    versions |= _versions(rest)
+    return DeltaNames(rest.text(4), rest.text(5), versions, rest.all(6))
+
+
+_VERSION_TAG, _CONTENT_TAG, _NAME_TAG = 0x0A, 0x12, 0x1A  # of Resource: fields 1, 2 and 3
+_RESOURCES_TAG: Final = 0x12  # of DeltaDiscoveryResponse; its version is field 1, too
+
+
+def _versions(response: Spans) -> dict[bytes, bytes]:
+    data = response.data
+    entries = (Spans(data, start, end) for start, end in response.bounds(2))
+    return {entry.last(3) or b"": entry.last(1) or b"" for entry in entries}
+
+
+def _behind_version(data: bytes) -> int:
+    """Return the offset behind system_version_info, if the message begins with a short one."""
+    if len(data) > 1 and data[0] == _VERSION_TAG and data[1] < 0x80:
+        return 2 + data[1]
+    return 0
 
 
 def _status_message(status: bytes | None) -> str:
@@ -214,7 +257,7 @@ def _status_message(status: bytes | None) -> str:
         return "unreadable"
 
 
-def _scan(data: bytes, at: int, stop: int) -> dict[int, list[int]]:
+def _scan(data: bytes, at: int, stop: int) -> dict[int, list[int]]:  # noqa: C901  # the same
     """Return field number → flat list of (offset of the tag, start, end) of its occurrences."""
     found: dict[int, list[int]] = {}
     last_tag, flat = -1, _NONE
@@ -225,18 +268,22 @@ def _scan(data: bytes, at: int, stop: int) -> dict[int, list[int]]:
             if at >= stop:
                 return found
             tag_at, tag = at, data[at]
-            if tag > 0x7F or tag & 7 != 2 or tag < 8:
-                at = _other_field(data, at, stop, found)
-                continue
+            if tag != last_tag:
+                if tag > 0x7F or tag & 7 != 2 or tag < 8:
+                    at = _other_field(data, at, stop, found)
+                    continue
+                last_tag, flat = tag, found.setdefault(tag >> 3, [])
             length = data[at + 1]
-            at += 2
-            if length > 0x7F:
-                length, at = _long_length(data, at, length)
+            if length < 0x80:
+                at += 2
+            elif (more := data[at + 2]) < 0x80:  # by far the most: below 16 KiB
+                length += (more << 7) - 0x80
+                at += 3
+            else:
+                length, at = _long_length(data, at + 2, length)
             end = at + length
             if end > stop:
                 raise WireError(f"field {tag >> 3} of {length} bytes at offset {at}: only {stop - at} left")
-            if tag != last_tag:
-                last_tag, flat = tag, found.setdefault(tag >> 3, [])
             flat += (tag_at, at, end)
             at = end
     except IndexError:

@@ -52,6 +52,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str = ""
     headers: tuple[tuple[str, str], ...] = ()  # XDS_HEADER_*, names in lower case
     token_path: str = "./var/run/secrets/tokens/istio-token"  # noqa: S105  # a path; empty: no token
+    token: str = ""  # instead of a file's: the fetcher Mock
     is_plaintext: bool = False
     root_path: str = ""  # a PEM file, or SYSTEM; empty when plaintext
     root_pem: bytes = b""  # what stood there at start
@@ -84,6 +85,7 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
             upstream_address=address,
             cluster_id=environment.string("ISTIO_META_CLUSTER_ID"),
             headers=tuple((name.lower(), value) for name, value in environment.items("XDS_HEADER_") if name),
+            token="test_token" if environment.string("CREDENTIAL_FETCHER_TYPE") == "Mock" else "",
             is_plaintext=is_plaintext,
             root_path=path,
             root_pem=roots.read_roots(path) if path else b"",

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from actors.messages.cert import TrustBundle
 from actors.messages.control import PeerRestarted
@@ -391,6 +392,27 @@ def test_a_missing_token_file_sends_no_header_and_a_new_token_is_read_for_the_ne
         assert istiod.next_stream().metadata["authorization"] == "Bearer fresh"
     finally:
         pair.close()
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "sent"),
+    [
+        (b"", {}, None),
+        (b"a\x01b", {}, None),
+        (b"\xff", {}, None),
+        (b"good\n", {"token": "test_token"}, "Bearer test_token"),
+        (b"good\n", {"token_path": ""}, None),
+    ],
+    ids=["empty", "no text", "no UTF-8", "the fetcher Mock", "no path"],
+)
+def test_a_token_that_cannot_be_sent_is_left_out_and_the_stream_goes_on(
+    istiod: FakeIstiod, tmp_path: Path, content: bytes, changes: dict[str, str], sent: str | None
+) -> None:
+    options = plaintext_options(tmp_path, istiod.address)
+    Path(options.token_path).write_bytes(content)
+    with closing(XdsPair(replace(options, **changes))) as pair:
+        pair.envoy().send(request("delta", CDS, node="n"))
+        assert istiod.next_stream().metadata.get("authorization") == sent
 
 
 def test_a_header_that_cannot_be_sent_is_counted_as_a_connection_failure(

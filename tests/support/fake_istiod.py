@@ -139,16 +139,28 @@ def _read(stream: IstiodSideStream, requests: Iterator[bytes]) -> None:
 class EnvoyClient:
     """Envoy's side of one ADS stream, on a Unix socket or an address."""
 
-    def __init__(self, target: str, variant: str = "delta", generation: int | None = None) -> None:
-        self.variant = variant
-        self._channel = grpc.insecure_channel(
-            target,
-            options=(
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.http2.bdp_probe", 0),
-                ("grpc.http2.lookahead_bytes", 65_535),
-            ),
+    def __init__(
+        self,
+        target: str,
+        variant: str = "delta",
+        generation: int | None = None,
+        *,
+        beside: "EnvoyClient | None" = None,
+    ) -> None:
+        """Open a stream, on a connection of its own or on that of the client `beside` which it is."""
+        self.variant, self._beside = variant, beside
+        self._channel: grpc.Channel = (
+            beside._channel
+            if beside
+            else grpc.insecure_channel(
+                target,
+                options=(
+                    ("grpc.max_receive_message_length", -1),
+                    ("grpc.use_local_subchannel_pool", 1),
+                    ("grpc.http2.bdp_probe", 0),
+                    ("grpc.http2.lookahead_bytes", 65_535),
+                ),
+            )
         )
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         metadata = () if generation is None else (("x-envoy-generation", str(generation)),)
@@ -190,7 +202,8 @@ class EnvoyClient:
         self._reads.set()
         self.call.cancel()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
         self._outbox.put(None)
-        self._channel.close()
+        if self._beside is None:
+            self._channel.close()
         self._reader.shutdown()
 
     def _read(self) -> None:

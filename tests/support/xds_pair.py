@@ -117,13 +117,15 @@ class XdsPair:
             PeerRestarted(role=role, incarnation=self._incarnations[role])
         )
 
-    def envoy(self, variant: str = "delta", generation: int | None = None) -> EnvoyClient:
-        client = EnvoyClient(f"unix:{self.options.socket_path}", variant, generation)
+    def envoy(
+        self, variant: str = "delta", generation: int | None = None, *, beside: EnvoyClient | None = None
+    ) -> EnvoyClient:
+        client = EnvoyClient(f"unix:{self.options.socket_path}", variant, generation, beside=beside)
         self._clients.append(client)
         return client
 
     def close(self) -> None:
-        for client in self._clients:
+        for client in reversed(self._clients):  # who is beside another goes before it
             client.close()
         for role in (Role.DOWNSTREAM_XDS, Role.UPSTREAM_XDS):
             self.refs[role].proxy().quit(5.0).get()

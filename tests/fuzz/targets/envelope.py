@@ -9,6 +9,7 @@ from pilot_agent.wire import WireError
 from pilot_agent.xds.delta import DeltaSubscriptions
 from pilot_agent.xds.envelope import (
     Spans,
+    read_delta_names,
     read_delta_request,
     read_delta_response,
     read_sotw_request,
@@ -83,8 +84,7 @@ def _sotw_response(data: bytes) -> None:
 
 def _delta_response(data: bytes) -> None:
     seen = read_delta_response(data)
-    entries = [Spans(data, start, end) for start, end in seen.spans.bounds(2)]
-    assert seen.versions() == {one.last(3) or b"": one.last(1) or b"" for one in entries}
+    assert read_delta_names(data) == (seen.type_url, seen.nonce, seen.versions(), seen.removed)
     States().response(seen, "istiod")
     if seen.resource_count:
         ca_certificates_pem(seen)

@@ -52,6 +52,16 @@ def test_only_the_policy_none_means_plaintext_and_then_no_root_is_needed(home: P
         build({}, discovery_address="istiod:15010")
 
 
+def test_the_token_is_the_files_but_for_the_fetcher_mock(home: Path) -> None:
+    def token(**variables: str) -> tuple[str, str]:
+        options = build(variables, control_plane_auth_policy="NONE")
+        return options.token, options.token_path
+
+    path = "./var/run/secrets/tokens/istio-token"
+    assert token() == token(CREDENTIAL_FETCHER_TYPE="JWT", JWT_POLICY="first-party-jwt") == ("", path)
+    assert token(CREDENTIAL_FETCHER_TYPE="Mock") == ("test_token", path)
+
+
 def test_headers_come_from_the_environment_with_names_in_lower_case(home: Path) -> None:
     variables = {"XDS_HEADER_Api-Key": "b=c", "XDS_HEADER_": "no name", "CA_HEADER_X": "other"}
     assert build(variables, control_plane_auth_policy="NONE").headers == (("api-key", "b=c"),)
