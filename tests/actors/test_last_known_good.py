@@ -132,6 +132,47 @@ def test_a_cold_start_without_istiod_is_served_what_was_accepted_and_goes_on_whe
 
 
 @VARIANTS
+def test_an_istiod_that_goes_away_before_it_has_told_of_listeners_is_completed_from_the_store(
+    lives: Lives, istiod: FakeIstiod, variant: str
+) -> None:
+    envoy = lives.begin().envoy(variant)
+    envoy.send(request(variant, CDS, node="sidecar~1"))
+    stream = istiod.next_stream()
+    for type_url, nonce in ((CDS, "c"), (LDS, "l")):
+        assert stream.receive().type_url == type_url
+        stream.send(pushed(variant, type_url, nonce, "1", old=b"1"))
+        envoy.send(ack(variant, envoy.receive()))
+        assert stream.receive().response_nonce == nonce
+        if type_url == CDS:
+            envoy.send(request(variant, LDS))
+    pair = lives.begin()
+    envoy = pair.envoy(variant)
+    envoy.send(request(variant, CDS, node="sidecar~1"))
+    stream = istiod.next_stream()
+    stream.receive()
+    stream.send(pushed(variant, CDS, "c", "2", new=b"1"))
+    assert names_of(variant, envoy.receive()) == ["new"]
+    envoy.send(ack(variant, pushed(variant, CDS, "c", "2")))
+    stream.receive()
+    istiod.kill()
+    envoy.send(request(variant, LDS))
+    served = envoy.receive()
+    assert (served.type_url, names_of(variant, served)) == (LDS, ["old"])
+    envoy.send(ack(variant, served))
+
+    istiod.start()
+    stream = istiod.next_stream(30)
+    first, second = stream.receive(), stream.receive()
+    claimed = (
+        [first.initial_resource_versions, second.initial_resource_versions] if variant == "delta" else []
+    )
+    assert [dict(one) for one in claimed] in ([{"new": "2"}, {"old": "1"}], [])
+    stream.send(pushed(variant, LDS, "l2", "2", new=b"1"))
+    assert names_of(variant, envoy.receive()) == ["new"]
+    wait_for(lambda: pair.upstream.counters["xds_last_known_good_serving"] == 0, what="being live")
+
+
+@VARIANTS
 def test_a_silent_istiod_is_given_up_for_the_store_and_then_waited_for_longer(
     lives: Lives, istiod: FakeIstiod, variant: str
 ) -> None:

@@ -37,7 +37,7 @@ class Answers:
         """Return the response to a request of Envoy's, None if there is none."""
         known = self._types.get(seen.type_url)
         if known is None:
-            known = self._types[seen.type_url] = _Type(None if _claims(seen) else self._find(seen.type_url))
+            known = self._types[seen.type_url] = _Type(None if claims(seen) else self._find(seen.type_url))
             _first(known, seen)
         elif isinstance(seen, SotwRequest):
             known.names = dict.fromkeys(seen.spans.all(_NAMES))
@@ -65,7 +65,7 @@ class Answers:
         return content.response(names, f"{NONCE_PREFIX}{self._count}")
 
 
-def _claims(seen: SotwRequest | DeltaRequest) -> bool:
+def claims(seen: SotwRequest | DeltaRequest) -> bool:
     """Return whether Envoy says that it holds something of the type."""
     if isinstance(seen, SotwRequest):
         return bool(seen.version_info)

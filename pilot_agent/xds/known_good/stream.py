@@ -1,7 +1,8 @@
 """One stream's dealings with the store: what passes is kept, and while istiod is away it is answered.
 
-The stream to istiod goes on from leg to leg (see `istiod_stream`). Where istiod has never answered on
-it, the time between two attempts is a leg too, and the store is at its other end.
+The stream to istiod goes on from leg to leg (see `istiod_stream`). As long as Envoy could not serve, since
+istiod was never heard on it or went away before there were listeners, the time between two attempts is a
+leg too, and the store is at its other end.
 """
 
 import threading
@@ -22,13 +23,13 @@ from pilot_agent.xds.envelope import (
     read_sotw_request,
     read_sotw_response,
 )
-from pilot_agent.xds.known_good.answers import Answers
+from pilot_agent.xds.known_good.answers import Answers, claims
 from pilot_agent.xds.known_good.content import Content
 from pilot_agent.xds.known_good.keeper import Keeper
 from pilot_agent.xds.known_good.store import Store
 from pilot_agent.xds.requests import Variant
 from pilot_agent.xds.states import States
-from pilot_agent.xds.type_urls import short_name
+from pilot_agent.xds.type_urls import LISTENER, short_name
 
 PATIENCE_S: Final = 10.0
 """So long a first answer is waited for when Envoy was answered from the store already; doubled each time."""
@@ -68,7 +69,8 @@ class KnownGood:
         self._owner, self._variant, self._generation, self._name = owner, variant, generation, name
         self._keeper = Keeper(limit_bytes)
         self._store: Store | None = None
-        self._is_live = False  # istiod has answered on this stream
+        self._is_heard = False  # istiod has answered on this stream
+        self._has_listeners = False  # which come last: Envoy has all it needs
         # Envoy was answered from the store, and istiod has not answered since.
         self._is_stale = owner.is_stale(name)
         self._attempts = self._long_attempts = 0
@@ -81,6 +83,8 @@ class KnownGood:
     def request(self, seen: SotwRequest | DeltaRequest) -> None:
         """Note a request that goes to istiod."""
         self._note_node(seen)
+        if seen.type_url == LISTENER and claims(seen):
+            self._has_listeners = True
         if self._store is None or not self._owner.keeps(self._generation):
             return
         orders = self._keeper.request(seen)
@@ -89,12 +93,13 @@ class KnownGood:
 
     def response(self, seen: SotwResponse | DeltaResponse) -> None:
         """Note a response of istiod's that goes to Envoy."""
+        self._has_listeners = self._has_listeners or seen.type_url == LISTENER
         if self._store is not None and self._owner.keeps(self._generation):
             self._keeper.response(seen)
 
     def answered(self) -> None:
         """Note that istiod has answered: the configuration is live."""
-        self._is_live = True
+        self._is_heard = True
         if self._is_stale:
             self._is_stale = False
             _log.info("the XDS server answers again: the configuration is live", id=self._name)
@@ -102,8 +107,9 @@ class KnownGood:
 
     @property
     def can_answer(self) -> bool:
-        """Return whether the store is of use: istiod was never heard here, and something is kept."""
-        return not self._is_live and self._store is not None and self._store.has_any()
+        """Return whether the store is of use: istiod has not told what Envoy needs, and something is kept."""
+        is_live = self._is_heard and self._has_listeners
+        return not is_live and self._store is not None and self._store.has_any()
 
     @property
     def grace_left_s(self) -> float:
@@ -146,6 +152,12 @@ class KnownGood:
         seen = read_sotw_request(body) if is_sotw else read_delta_request(body)
         states.request(seen)
         self._note_node(seen)
+        if seen.is_nack:  # another Envoy than the one that accepted it
+            _log.warn(
+                f"Envoy rejects the last known good configuration: {seen.error_text()}",
+                id=self._name,
+                type=short_name(seen.type_url),
+            )
         response = answers.answer(seen)
         if response is None:
             return

@@ -15,7 +15,9 @@ from pilot_agent.xds.known_good.stores import Stores
 from pilot_agent.xds.known_good.stream import KnownGood
 from pilot_agent.xds.options import LastKnownGood
 from pilot_agent.xds.states import States
-from tests.support.xds_messages import CDS, EDS, ack, request, response
+from tests.support.fake_istiod import RESPONSE_TYPES
+from tests.support.waiting import wait_for
+from tests.support.xds_messages import CDS, EDS, LDS, ack, request, response
 
 
 class Outside:
@@ -103,6 +105,8 @@ def test_the_next_life_is_answered_with_what_this_one_accepted(outside: Outside)
     thread.join(10)
 
     again.answered()
+    assert again.can_answer, "Envoy has no listeners yet"
+    again.response(read_delta_response(response("delta", LDS, "l").SerializeToString()))
     assert not again.can_answer
     assert outside.gauges["xds_last_known_good_serving"] == 0
     assert outside.stale == frozenset()
@@ -191,3 +195,29 @@ def test_a_compactions_result_finds_its_store(outside: Outside) -> None:
     assert stores.store("delta", "n")._files[CDS].size < before
     assert kept(outside) == {b"a", b"b"}
     assert EDS not in stores.store("delta", "n")._files
+
+
+def test_an_envoy_that_rejects_what_another_accepted_is_told_in_the_log(
+    outside: Outside, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stores = outside.stores()
+    envoy_accepts(opened(stores), "a")
+    stores.flush(10)
+    pipes = Pipes()
+    pipes.requests.put(request("delta", CDS, node="n").SerializeToString())
+    serving = threading.Thread(
+        target=opened(outside.stores()).serve, args=(pipes,), kwargs={"at_least_s": 0.0, "states": States()}
+    )
+    serving.start()
+    served = RESPONSE_TYPES["delta"].FromString(pipes.responses.get(timeout=10))
+    pipes.requests.put(ack("delta", served, error="unknown field").SerializeToString())
+    said = ""
+
+    def is_told() -> bool:
+        nonlocal said
+        said += "".join(capfd.readouterr())
+        return "Envoy rejects the last known good configuration: unknown field" in said
+
+    wait_for(is_told, what="the warning")
+    pipes.end()
+    serving.join(10)
