@@ -1,5 +1,6 @@
 """The gRPC server that Envoy's ADS streams and reflection clients come to."""
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -17,6 +18,7 @@ from pilot_agent.xds.requests import Variant
 
 GENERATION_KEY: Final = "x-envoy-generation"
 NO_GENERATION: Final = -1
+_GENERATION: Final = re.compile(r"[0-9]{1,9}")
 _log = get_logger("xdsproxy")
 
 
@@ -121,4 +123,4 @@ def _payload(question: reflection.Question, request: bytes, host: Host) -> bytes
 def _generation(call: Call) -> int:
     """Return which of the agent's Envoys calls, NO_GENERATION if it does not say."""
     text = call.headers.get(GENERATION_KEY, "")
-    return int(text) if text.isdecimal() and text.isascii() else NO_GENERATION
+    return int(text) if _GENERATION.fullmatch(text) else NO_GENERATION

@@ -15,6 +15,8 @@ Span = tuple[int, int]
 """Start and end of one field's bytes, without tag and length."""
 
 _NONE: Final[list[int]] = []
+LABEL_LIMIT_BYTES: Final = 1 << 14
+"""Of a type URL, version or nonce; istiod's have some hundred bytes."""
 FIELDS_LIMIT: Final = 1 << 20
 """Of one message: some 110 MB while it is looked at. The largest pushes have some ten thousand resources."""
 
@@ -40,6 +42,19 @@ class Spans:
             return raw.decode() if raw else ""
         except UnicodeDecodeError as error:
             raise WireError(f"field {number} is no UTF-8 text: {error}") from None
+
+    def label(self, number: int) -> str:
+        """Return a string field that is noted, logged and compared: of LABEL_LIMIT_BYTES at most.
+
+        Raises:
+            WireError: it is longer, or no text.
+        """
+        for start, end in self.bounds(number):
+            if end - start > LABEL_LIMIT_BYTES:
+                raise WireError(
+                    f"field {number} of {end - start} bytes: at most {LABEL_LIMIT_BYTES} are read"
+                )
+        return self.text(number)
 
     def last(self, number: int) -> bytes | None:
         """Return the bytes of the last field of this number, None if there is none."""
@@ -153,22 +168,22 @@ def read_sotw_request(data: bytes) -> SotwRequest:
     """Raises: WireError."""
     spans = Spans(data)
     return SotwRequest(
-        spans.text(4), spans.text(1), spans.text(5), spans.count(2) > 0, spans.count(6) > 0, spans
+        spans.label(4), spans.label(1), spans.label(5), spans.count(2) > 0, spans.count(6) > 0, spans
     )
 
 
 def read_sotw_response(data: bytes) -> SotwResponse:
     """Raises: WireError."""
     spans = Spans(data)
-    return SotwResponse(spans.text(4), spans.text(1), spans.text(5), spans.count(2), spans)
+    return SotwResponse(spans.label(4), spans.label(1), spans.label(5), spans.count(2), spans)
 
 
 def read_delta_request(data: bytes) -> DeltaRequest:
     """Raises: WireError."""
     spans = Spans(data)
     return DeltaRequest(
-        type_url=spans.text(2),
-        response_nonce=spans.text(6),
+        type_url=spans.label(2),
+        response_nonce=spans.label(6),
         has_node=spans.count(1) > 0,
         is_nack=spans.count(7) > 0,
         subscribe=spans.all(3),
@@ -180,7 +195,7 @@ def read_delta_request(data: bytes) -> DeltaRequest:
 def read_delta_response(data: bytes) -> DeltaResponse:
     """Raises: WireError."""
     spans = Spans(data)
-    return DeltaResponse(spans.text(4), spans.text(5), spans.count(2), spans.all(6), spans)
+    return DeltaResponse(spans.label(4), spans.label(5), spans.count(2), spans.all(6), spans)
 
 
 def read_delta_names(data: bytes) -> DeltaNames:  # noqa: C901  # 20,000 times through one loop
@@ -229,7 +244,7 @@ def read_delta_names(data: bytes) -> DeltaNames:  # noqa: C901  # 20,000 times t
         pass
     rest = Spans(data, at)
     versions |= _versions(rest)
-    return DeltaNames(rest.text(4), rest.text(5), versions, rest.all(6))
+    return DeltaNames(rest.label(4), rest.label(5), versions, rest.all(6))
 
 
 _VERSION_TAG, _CONTENT_TAG, _NAME_TAG = 0x0A, 0x12, 0x1A  # of Resource: fields 1, 2 and 3

@@ -11,11 +11,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from tenacity import RetryError, Retrying, retry_if_exception_type, wait_random_exponential
 from tenacity.stop import stop_when_event_set
 
+from pilot_agent.gotext import quote
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import Code
 from pilot_agent.rpc.client import ClientCall
@@ -23,7 +24,6 @@ from pilot_agent.wire import WireError
 from pilot_agent.xds import debug_lines, memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
 from pilot_agent.xds.envelope import (
-    DeltaRequest,
     DeltaResponse,
     SotwRequest,
     SotwResponse,
@@ -34,7 +34,7 @@ from pilot_agent.xds.envelope import (
 )
 from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
 from pilot_agent.xds.known_good.stream import KnownGood
-from pilot_agent.xds.leg import ASK, REPORT, Health, Leg
+from pilot_agent.xds.leg import ASK, REPORT, DownstreamPort, Health, Leg
 from pilot_agent.xds.outcome import Outcome
 from pilot_agent.xds.states import States
 
@@ -43,22 +43,6 @@ BACKOFF_CAP_S: Final = 30.0
 """Envoy's own figures for its ADS stream. A leg that lived so long, or went away in order, ends a row."""
 _ASK_AGAIN_S: Final = 5.0
 _log = get_logger("xdsproxy")
-
-
-class DownstreamPort(Protocol):
-    """Where a stream's events go; called in order of the stream, and never blocking.
-
-    `name_table` raises InternalTypeError where the table cannot be used.
-    """
-
-    def replay(self, leg: int) -> None: ...
-    def refused(self, code: int, details: str) -> None: ...
-    def name_table(self, body: bytes) -> None: ...
-    def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
-    def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None: ...
-    def count(self, name: str, **labels: str) -> None: ...
-    def seen_response(self, seen: SotwResponse | DeltaResponse) -> None: ...
-    def seen_request(self, seen: SotwRequest | DeltaRequest) -> None: ...
 
 
 class LegLostError(Exception):
@@ -89,6 +73,7 @@ class IstiodStream:
         self._closed = threading.Event()
         self._opened: queue.SimpleQueue[Leg | None] = queue.SimpleQueue()
         self._current: Leg | None = None
+        self._asked: set[str] = set()  # types that Envoy has asked for
         self._extensions_version = ""  # the last one that Envoy said it holds of ECDS
 
     def open(self, leg: int, descriptors: tuple[int, ...]) -> None:
@@ -288,16 +273,17 @@ class IstiodStream:
         seen = read_sotw_response(body) if self.variant == "sotw" else read_delta_response(body)
         if _log.enabled("debug"):
             debug_lines.response(self.name, seen)
-        self._port.seen_response(seen)
         goes_to = type_urls.destination(
             seen.type_url,
             name_table=type_urls.NAME_TABLE in self._consumes,
             trust_bundle=type_urls.PROXY_CONFIG in self._consumes,
         )
         if goes_to == "nobody":
-            _log.error(f"unknown type url {seen.type_url}: response dropped", id=self.name)
+            _log.error(f"unknown type url {quote(seen.type_url, mark='')}: response dropped", id=self.name)
             return
-        self.states.response(seen, "istiod")
+        if goes_to != "envoy" or seen.type_url in self._asked:  # else names of types would add up
+            self._port.seen_response(seen)
+            self.states.response(seen, "istiod")
         if goes_to != "envoy":
             if seen.resource_count:
                 leg.pipes.insert(self._consume(seen))
@@ -352,7 +338,11 @@ class IstiodStream:
         while (item := leg.pipes.receive()) is not None:
             is_first = False
             if isinstance(item, bytes):
-                is_first = self._note_request(item) and not may_report
+                try:
+                    is_first = self._note_request(item) and not may_report
+                except WireError as error:  # Envoy's subscriptions have outgrown what is read
+                    _log.error(f"request not sent, the upstream stream ends: {error}", id=self.name)
+                    break
                 yield self._sent(item)
                 may_report = may_report or is_first
             if not may_report:
@@ -374,6 +364,7 @@ class IstiodStream:
     def _note_request(self, body: bytes) -> bool:
         """Note what is asked for, or answered; return whether it is about listeners."""
         seen = read_sotw_request(body) if self.variant == "sotw" else read_delta_request(body)
+        self._asked.add(seen.type_url)
         self._port.seen_request(seen)
         self.states.request(seen)
         if self._known_good is not None:

@@ -1,13 +1,30 @@
 """What belongs to one connection to istiod, and what every one of them is told: the health state."""
 
 import threading
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pilot_agent.xds import requests, type_urls
+from pilot_agent.xds.envelope import DeltaRequest, DeltaResponse, SotwRequest, SotwResponse
 from pilot_agent.xds.pipes import UpstreamEnd
 
 if TYPE_CHECKING:
     from pilot_agent.rpc.client import ClientCall
+
+
+class DownstreamPort(Protocol):
+    """Where a stream's events go; called in order of the stream, and never blocking.
+
+    `name_table` raises InternalTypeError where the table cannot be used.
+    """
+
+    def replay(self, leg: int) -> None: ...
+    def refused(self, code: int, details: str) -> None: ...
+    def name_table(self, body: bytes) -> None: ...
+    def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
+    def extension_configs(self, leg: int, seen: SotwResponse | DeltaResponse) -> bytes | None: ...
+    def count(self, name: str, **labels: str) -> None: ...
+    def seen_response(self, seen: SotwResponse | DeltaResponse) -> None: ...
+    def seen_request(self, seen: SotwRequest | DeltaRequest) -> None: ...
 
 
 class Health:

@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from pilot_agent.gotext import quote
 from pilot_agent.rpc import Code
 
 _UNAVAILABLE_TEXTS: Final = (
@@ -63,4 +64,4 @@ class Outcome(msgspec.Struct, frozen=True):
         return "error" if self.kind == "unexpected" else "cancelled"
 
     def __str__(self) -> str:
-        return f"rpc error: code = {self.code.go_name} desc = {self.details}"
+        return f"rpc error: code = {self.code.go_name} desc = {quote(self.details, mark='')}"

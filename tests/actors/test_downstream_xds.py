@@ -136,7 +136,7 @@ def test_a_stream_is_announced_with_its_generation_and_its_bytes_follow(
     assert downstream.leg(opened).wait_until_taken()
 
 
-@pytest.mark.parametrize("text", ["", "no number", "-3", "1e3"])
+@pytest.mark.parametrize("text", ["", "no number", "-3", "1e3", "1" * 10, "9" * 5000])
 def test_a_generation_that_is_no_number_counts_as_none(downstream: Downstream, text: str) -> None:
     envoy = downstream.envoy("delta", generation=text)  # type: ignore[arg-type]
     envoy.send(request("delta", CDS))

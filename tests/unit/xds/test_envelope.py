@@ -1,6 +1,7 @@
 """The scanner agrees with the generated messages, and refuses what is none of them."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pilot_agent.wire import WireError
 from pilot_agent.xds.envelope import (
     FIELDS_LIMIT,
+    LABEL_LIMIT_BYTES,
     Spans,
     read_delta_names,
     read_delta_request,
@@ -198,6 +200,20 @@ def test_more_fields_than_any_message_has_are_refused(field: bytes) -> None:
     read_sotw_response(field * FIELDS_LIMIT)
     with pytest.raises(WireError, match="more than 1048576 fields"):
         read_sotw_response(field * (FIELDS_LIMIT + 1))
+
+
+@pytest.mark.parametrize(
+    ("read", "number"), [(read_sotw_response, 4), (read_delta_response, 5), (read_delta_names, 4)]
+)
+def test_a_type_version_or_nonce_of_great_length_is_refused(
+    read: Callable[[bytes], object], number: int
+) -> None:
+    def field(length: int) -> bytes:
+        return bytes([number << 3 | 2]) + _length(length) + b"x" * length
+
+    read(field(LABEL_LIMIT_BYTES))
+    with pytest.raises(WireError, match=f"field {number} of 16385 bytes"):
+        read(field(LABEL_LIMIT_BYTES + 1))
 
 
 def test_the_names_of_20_000_resources_cost_no_more_than_a_few_scans() -> None:

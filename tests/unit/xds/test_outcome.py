@@ -33,3 +33,11 @@ def test_the_text_is_that_of_the_reference() -> None:
     text = "rpc error: code = Canceled desc = context canceled"
     assert str(Outcome(Code.CANCELLED, "context canceled")) == text
     assert str(Outcome(Code.DEADLINE_EXCEEDED, "x")) == "rpc error: code = DeadlineExceeded desc = x"
+
+
+def test_what_istiod_says_forges_no_line_of_the_log() -> None:
+    details = "no\n2026-11-23T00:00:00.000000Z\tinfo\tall is well\x1b[2J"
+    expected = (
+        r"rpc error: code = Unavailable desc = no\n2026-11-23T00:00:00.000000Z\tinfo\tall is well\x1b[2J"
+    )
+    assert str(Outcome(Code.UNAVAILABLE, details)) == expected
