@@ -131,6 +131,7 @@ GARBAGE: dict[str, Callable[[], bytes]] = {
     "empty texts": lambda: b"\x12\x00" * (25 * MB),
     "numbers": lambda: b"\x08\x01" * (25 * MB),
     "half a message": lambda: response("delta", CDS, "n", cluster=b"x" * 50 * MB).SerializeToString()[:-1],
+    "a type of great length": lambda: b"\x22\x80\xe1\xeb\x17" + b"x" * 50 * MB,
     "one length too many": lambda: b"\x12\xff\xff\xff\xff\x0f" + b"x" * 50 * MB,
 }
 

@@ -121,6 +121,23 @@ def test_a_stream_beside_another_replaces_it_and_works_on_when_that_is_gone(
     passes(newer, newer_stream, "2")
 
 
+@VARIANTS
+def test_types_that_envoy_never_asked_for_reach_it_and_are_noted_nowhere(
+    pair: XdsPair, istiod: FakeIstiod, variant: str
+) -> None:
+    envoy = pair.envoy(variant)
+    stream = asked(envoy, istiod)
+    passes(envoy, stream, "1")
+    known = set(pair.upstream.notes)
+    assert known
+    for number in range(100):
+        stream.send(response(variant, f"type.googleapis.com/envoy.Unasked{number}", "n"))
+        assert envoy.receive().type_url.endswith(f"Unasked{number}")
+        stream.send(response(variant, f"type.googleapis.com/istio.Unknown{number}", "n"))
+    passes(envoy, stream, "2")
+    assert set(pair.upstream.notes) == known
+
+
 def test_an_internal_resource_without_content_is_rejected(pair: XdsPair, istiod: FakeIstiod) -> None:
     envoy = pair.envoy("delta")
     stream = asked(envoy, istiod)
