@@ -4,6 +4,7 @@ from typing import Final, Literal
 
 PREFIX: Final = "type.googleapis.com/"
 LISTENER: Final = PREFIX + "envoy.config.listener.v3.Listener"
+ENDPOINTS: Final = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
 NAME_TABLE: Final = PREFIX + "istio.networking.nds.v1.NameTable"
 PROXY_CONFIG: Final = PREFIX + "istio.mesh.v1alpha1.ProxyConfig"
 ECDS: Final = PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
@@ -14,7 +15,7 @@ _SHORT: Final = {
     PREFIX + "envoy.config.cluster.v3.Cluster": "CDS",
     LISTENER: "LDS",
     PREFIX + "envoy.config.route.v3.RouteConfiguration": "RDS",
-    PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment": "EDS",
+    ENDPOINTS: "EDS",
     PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret": "SDS",
     ECDS: "ECDS",
     NAME_TABLE: "NDS",

@@ -15,11 +15,11 @@ from pilot_agent.xds.envelope import Spans, read_delta_response, read_sotw_respo
 from pilot_agent.xds.known_good import records
 from pilot_agent.xds.known_good.records import StoreError
 from pilot_agent.xds.requests import Variant
-from pilot_agent.xds.type_urls import PREFIX
+from pilot_agent.xds.type_urls import ENDPOINTS, PREFIX
 
 NAMED_TYPES: Final = frozenset(
     {
-        PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment",
+        ENDPOINTS,
         PREFIX + "envoy.config.route.v3.RouteConfiguration",
         PREFIX + "envoy.config.core.v3.TypedExtensionConfig",
     }
