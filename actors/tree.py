@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from actors.cert import CertActor
 from actors.dns import DnsActor
 from actors.downstream_xds import DownstreamXdsActor
@@ -24,10 +26,11 @@ from pilot_agent.envoy.options import EnvoyOptions
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
 from pilot_agent.service_manager import ServiceManager
 from pilot_agent.wasm.work import WORKERS as WASM_WORKERS
+from pilot_agent.xds.options import MESSAGE_LIMIT_BYTES, XdsOptions
 
 _BASE_LIMIT: Final = 96 * MIB
-_XDS_LIMIT: Final = 64 * MIB + 5 * 128 * MIB
-"""A message of 128 MiB may stand in an xDS actor five times over while it passes (measured)."""
+_XDS_LIMIT: Final = 64 * MIB + 5 * MESSAGE_LIMIT_BYTES
+"""A message may stand in an xDS actor five times over while it passes (measured)."""
 _DNS_LIMIT: Final = 256 * MIB
 """A name table of 20 MiB, 200,000 names, passes."""
 
@@ -75,6 +78,17 @@ WORKERS: Final = {
 _ENVOY_AFTER: Final = frozenset({Role.SDS, Role.DOWNSTREAM_XDS})
 
 
+def specs_for(settings: Settings) -> tuple[ChildSpec, ...]:
+    """Return the table, with room for the largest messages that these settings let pass."""
+    limit = _XDS_LIMIT + 5 * (settings.get(XdsOptions).message_limit_bytes - MESSAGE_LIMIT_BYTES)
+    return tuple(
+        replace(spec, private_limit_bytes=max(limit, _BASE_LIMIT))
+        if spec.private_limit_bytes == _XDS_LIMIT
+        else spec
+        for spec in CHILD_SPECS
+    )
+
+
 def _left_out(settings: Settings) -> frozenset[Role]:
     """Names are not served unless DNS is captured, secrets not where no Envoy asks for them."""
     dns = () if settings.get(DnsOptions).enabled else (Role.DNS,)
@@ -104,7 +118,7 @@ def run_tree(
     process.keep_secrets()  # its /proc/PID/fd leads to every notebook
     settings = Settings(options)
     supervisor = Supervisor(
-        CHILD_SPECS,
+        specs_for(settings),
         settings=settings,
         workers=WORKERS,
         envoy_after=_ENVOY_AFTER,

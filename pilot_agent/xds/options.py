@@ -16,7 +16,8 @@ _STREAMS_LIMIT: Final = 100
 
 
 MESSAGE_LIMIT_BYTES: Final = 128 << 20
-"""The memory limit of the two xDS actors has room for five of these, see `actors.tree`."""
+"""The memory limit of the two xDS actors has room for five messages of the limit, see `actors.tree`."""
+_REFERENCES_LIMIT_BYTES: Final = (1 << 31) - 1
 _STORE: Final = "./var/lib/istio/data/xds-last-known-good"
 
 
@@ -97,7 +98,13 @@ class XdsOptions(msgspec.Struct, frozen=True, kw_only=True):
             keepalive_timeout_s=environment.seconds("GRPC_KEEPALIVE_TIMEOUT", 10.0),
             receive_limit_bytes=environment.integer("ISTIO_GPRC_MAXRECVMSGSIZE", 4 << 20),
             streams_limit=min(environment.integer("ISTIO_GPRC_MAXSTREAMS", 100_000), _STREAMS_LIMIT),
+            message_limit_bytes=_message_limit(environment),
             wants_name_table=dns_is_on(environment, node),
             wants_trust_bundle=environment.boolean("PROXY_CONFIG_XDS_AGENT", default=False),
             last_known_good=LastKnownGood.build(environment, proxy_config),
         )
+
+
+def _message_limit(environment: Environment) -> int:
+    wanted = environment.integer("XDS_MAX_MESSAGE_BYTES", MESSAGE_LIMIT_BYTES)
+    return min(wanted, _REFERENCES_LIMIT_BYTES) if wanted > 0 else MESSAGE_LIMIT_BYTES

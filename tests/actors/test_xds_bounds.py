@@ -17,7 +17,12 @@ import grpc
 import psutil
 import pytest
 
+from actors.runtime.roles import Role
+from actors.runtime.settings import Settings
+from actors.runtime.specs import MIB
+from actors.tree import specs_for
 from benchmarks.tree_memory import measure, peak_of
+from pilot_agent.xds.options import XdsOptions
 from tests.support import xds_tree
 from tests.support.fake_istiod import METHODS, EnvoyClient, FakeIstiod, IstiodSideStream
 from tests.support.process_tree import quit_tree
@@ -112,6 +117,16 @@ def tree(istiod: FakeIstiod, tmp_path: Path) -> Iterator[Tree]:
     quit_tree(made.process)
     assert died == set(), "an actor was restarted"
     assert "Traceback" not in made.log()
+
+
+@pytest.mark.parametrize(("message_mib", "limit_mib"), [(128, 704), (1024, 5184), (1, 96)])
+def test_the_watchdog_leaves_room_for_five_messages_of_the_limit(message_mib: int, limit_mib: int) -> None:
+    specs = specs_for(
+        Settings([XdsOptions(socket_path="", upstream_address="", message_limit_bytes=message_mib * MIB)])
+    )
+    limits = {spec.role: spec.private_limit_bytes // MIB for spec in specs}
+    assert (limits[Role.UPSTREAM_XDS], limits[Role.DOWNSTREAM_XDS]) == (limit_mib, limit_mib)
+    assert limits[Role.CERT] == 96
 
 
 @pytest.mark.parametrize("variant", ["sotw", "delta"])

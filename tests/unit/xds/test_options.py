@@ -52,6 +52,31 @@ def test_only_the_policy_none_means_plaintext_and_then_no_root_is_needed(home: P
         build({}, discovery_address="istiod:15010")
 
 
+def test_keepalives_and_limits_come_from_the_references_variables(home: Path) -> None:
+    variables = {
+        "GRPC_KEEPALIVE_INTERVAL": "1m",
+        "GRPC_KEEPALIVE_TIMEOUT": "2500ms",
+        "ISTIO_GPRC_MAXRECVMSGSIZE": "1000",
+        "ISTIO_GPRC_MAXSTREAMS": "7",
+        "XDS_MAX_MESSAGE_BYTES": "2000",
+        "PROXY_CONFIG_XDS_AGENT": "true",
+    }
+    options = build(variables, control_plane_auth_policy="NONE")
+    assert (options.keepalive_interval_s, options.keepalive_timeout_s) == (60.0, 2.5)
+    assert (options.receive_limit_bytes, options.streams_limit) == (1000, 7)
+    assert options.message_limit_bytes == 2000
+    assert options.wants_trust_bundle
+    assert build({}, control_plane_auth_policy="NONE").streams_limit == 100
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("", 128 << 20), ("0", 128 << 20), ("-1", 128 << 20), ("9999999999", (1 << 31) - 1)]
+)
+def test_a_limit_of_messages_that_makes_no_sense_is_none(text: str, limit: int) -> None:
+    options = build({"XDS_MAX_MESSAGE_BYTES": text}, control_plane_auth_policy="NONE")
+    assert options.message_limit_bytes == limit
+
+
 def test_the_token_is_the_files_but_for_the_fetcher_mock(home: Path) -> None:
     def token(**variables: str) -> tuple[str, str]:
         options = build(variables, control_plane_auth_policy="NONE")
