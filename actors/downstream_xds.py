@@ -202,8 +202,12 @@ class Streams:
     def on_replay_wanted(self, _: Role, message: ReplayWanted) -> None:
         with self._lock:
             stream = self._open.get(message.stream)
-            if stream is not None:
+            if stream is None:
+                return
+            try:
                 stream.begin_leg(unless_after=message.leg)
+            except OSError as error:  # it is asked for again
+                _log.warn(f"upstream stream not begun: {error}", id=stream.name)
 
     def on_refused(self, _: Role, message: ResumptionRefused) -> None:
         stream = self._find(message.stream)

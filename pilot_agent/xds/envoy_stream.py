@@ -57,14 +57,18 @@ class EnvoyStream:
         """Have the upstream half open a stream to istiod and restore the subscriptions on it.
 
         `unless_after` is the leg that it saw ending: nothing is done if a later one was begun since.
+
+        Raises:
+            OSError: there are no descriptors to be had; the leg before is the last one still.
         """
         with self._lock:
             if self.ended is not None or (unless_after is not None and unless_after < self._leg_number):
                 return
+            near, far = make_leg()
             if self._leg is not None:
                 self._leg.end()
             self._leg_number += 1
-            self._leg, far = make_leg()
+            self._leg = near
             self._upstream.open(self._leg_number, far)
             for body in self._record.next_leg():
                 self._leg.send(body)

@@ -1,6 +1,7 @@
 """The ADS server towards Envoy, over its real socket."""
 
 import gc
+import resource
 import stat
 import threading
 from collections.abc import Iterator
@@ -256,6 +257,26 @@ def test_a_replay_is_given_once_for_each_leg_that_ended(downstream: Downstream) 
     downstream.context.receive(Role.UPSTREAM_XDS, wanted)
     downstream.context.receive(Role.UPSTREAM_XDS, ReplayWanted(stream=opened.stream, leg=2))
     assert downstream.next(StreamOpened).leg == 3
+
+
+def test_a_leg_that_finds_no_descriptors_is_begun_when_it_is_asked_for_again(downstream: Downstream) -> None:
+    envoy = downstream.envoy()
+    envoy.send(request("delta", CDS, node="n"))
+    opened = downstream.next(StreamOpened)
+    assert downstream.leg(opened).receive()
+    wanted = ReplayWanted(stream=opened.stream, leg=1)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) // 2, usual[1]))
+    try:
+        downstream.context.receive(Role.UPSTREAM_XDS, wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    downstream.context.receive(Role.UPSTREAM_XDS, wanted)
+    again = downstream.next(StreamOpened)
+    assert again.leg == 2
+    assert downstream.leg(again).receive()
+    downstream.leg(again).send(response("delta", CDS, "n1").SerializeToString())
+    assert envoy.receive().nonce == "n1"
 
 
 def test_a_response_of_an_older_leg_does_not_reach_envoy(downstream: Downstream) -> None:
