@@ -25,6 +25,8 @@ _PAGE: Final = os.sysconf("SC_PAGESIZE")
 _PRESENT: Final = 1 << 63
 _FRAME: Final = (1 << 55) - 1
 _INTERVAL_S: Final = 0.005
+_ALL_EVERY_S: Final = 0.1
+_BUSY: Final = ("pa-upstream-xds", "pa-downstream-x")  # as the kernel cuts them
 _PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 _FOREIGN: Final = "envoy"  # Envoy's own memory is Envoy's, and so are its files in /dev/shm
 
@@ -63,6 +65,17 @@ def alone(supervisor: int) -> int:
         with contextlib.suppress(OSError):
             frames |= set(_frames(pid))
     return len(frames) * _PAGE
+
+
+def _again(supervisor: int, before: TreeMemory) -> TreeMemory:
+    """Return what the tree holds, having looked at the processes of a push alone: 2 ms instead of 10."""
+    pss = dict(before.pss)
+    for pid in tree(supervisor):
+        with contextlib.suppress(OSError):
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            if name in _BUSY:
+                pss[name] = _pss(pid)
+    return TreeMemory(pss=pss, files=before.files)
 
 
 def tree(supervisor: int) -> list[int]:
@@ -121,11 +134,18 @@ def peak_of(pid: int) -> Iterator[dict[str, float]]:
 
 
 def _sample_until_told(supervisor: int) -> dict[str, float]:
-    peak, samples, started = TreeMemory(pss={}, files=0), 0, time.monotonic()
-    next_s = started
+    """Look each 5 ms at the processes through which a push goes, each 100 ms at all."""
+    last = peak = measure(supervisor)
+    samples, started = 1, time.monotonic()
+    next_s = all_s = started
     while not select.select([sys.stdin], [], [], max(next_s - time.monotonic(), 0.0))[0]:
-        next_s = max(next_s + _INTERVAL_S, time.monotonic())
-        peak = max(peak, measure(supervisor), key=lambda one: one.total)
+        now_s = time.monotonic()
+        next_s = max(next_s + _INTERVAL_S, now_s)
+        if now_s >= all_s:
+            last, all_s = measure(supervisor), now_s + _ALL_EVERY_S
+        else:
+            last = _again(supervisor, last)
+        peak = max(peak, last, key=lambda one: one.total)
         samples += 1
     parts = {f"peak of {name}": size for name, size in peak.pss.items()}
     return {"peak": peak.total, "samples": samples, "seconds": time.monotonic() - started} | parts
