@@ -6,7 +6,6 @@ and deadlines are ours.
 
 import socket
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Final
 
 import h2.config
@@ -122,19 +121,6 @@ class Http2Connection:
             if not data or _has_goodbye(self._protocol.receive_data(data)):
                 return False
         return False
-
-
-def exchange(
-    sock: socket.socket,
-    deadline: Deadline,
-    headers: Sequence[tuple[str, str]],
-    *,
-    body: bytes = b"",
-    limit_bytes: int,
-) -> Http2Answer:
-    """Do one `Http2Connection.exchange` over a connected socket, and close it."""
-    with closing(Http2Connection(sock)) as connection:
-        return connection.exchange(deadline, headers, body=body, limit_bytes=limit_bytes)
 
 
 def _has_goodbye(events: Sequence[h2.events.Event]) -> bool:
