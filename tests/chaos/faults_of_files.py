@@ -34,8 +34,10 @@ def filled(folder: Path) -> Iterator[None]:
                 if error.errno != errno.ENOSPC:
                     raise
                 size //= 2
-    yield
-    ballast.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        ballast.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -43,8 +45,10 @@ def read_only(folder: Path) -> Iterator[None]:
     """Make the mount of this folder read-only (not possible while somebody holds a file open to write)."""
     flags = namespaces.NO_SUID | namespaces.NO_DEV | namespaces.REMOUNT | namespaces.BIND
     namespaces.mount("", folder, flags=flags | namespaces.READ_ONLY)
-    yield
-    namespaces.mount("", folder, flags=flags)
+    try:
+        yield
+    finally:
+        namespaces.mount("", folder, flags=flags)
 
 
 def _disk(what: Any, place: str) -> Any:
@@ -111,14 +115,13 @@ def shm_full(strike: Strike) -> Iterator[None]:
 
 @fault("/dev/shm read-only", lasts_s=(1.0, 6.0), wants_mounts=True, heals_within_s=60.0, may_end=True)
 def shm_read_only(strike: Strike) -> Iterator[None]:
+    """Cover it: what an Envoy has there cannot be made read-only under it."""
+    namespaces.memory_on(_SHM, mode="1777")
     try:
         with read_only(_SHM):
             yield
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        strike.stage.notes.append("/dev/shm cannot be made read-only while an Envoy has its memory there")
-        yield
+    finally:
+        namespaces.unmount(_SHM)
 
 
 def _removed(place: str) -> Any:
