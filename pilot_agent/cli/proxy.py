@@ -19,7 +19,7 @@ from pilot_agent.cli.flags import Values
 from pilot_agent.cli.global_flags import configure_logging
 from pilot_agent.cli.lean_imports import keep_imports_lean
 from pilot_agent.cli.program_group import take_group_of_program
-from pilot_agent.cli.succession import begin
+from pilot_agent.cli.succession import begin, for_the_next
 from pilot_agent.environment import Environment
 from pilot_agent.gotext import quote
 from pilot_agent.log import get_logger
@@ -47,7 +47,7 @@ def run(invocation: Invocation) -> int:
 
 
 def _run(invocation: Invocation, start: "Succession | None") -> int:
-    launch = ((sys.executable, *sys.orig_argv[1:]), dict(os.environ))  # before any variable is changed
+    command, variables = (sys.executable, *sys.orig_argv[1:]), dict(os.environ)  # before any is changed
     if start is None:
         _end_at_once_on_signals()
     take_group_of_program(sys.argv[0])
@@ -60,7 +60,7 @@ def _run(invocation: Invocation, start: "Succession | None") -> int:
     environment = Environment(os.environ)
     try:
         prestarted = before_heavy_imports(environment) if start is None else ()
-        settings = _settings(environment, _proxy_flags(role, values))
+        settings = _settings(environment, _proxy_flags(role, values), start)
     except ValueError as error:  # each topic's own errors derive from it
         raise CliError(str(error)) from error
     finally:
@@ -70,7 +70,9 @@ def _run(invocation: Invocation, start: "Succession | None") -> int:
         return _probe(start)
     config_path = _config_path(settings)
     be_alone_in(config_path)  # before anything is written; the descriptor lives with this process
-    return _run_tree(settings, prestarted, service_manager, Place(*launch, str(config_path), start))
+    variables = for_the_next(variables, external_sds=_has_external_sds(settings))
+    place = Place(command, variables, str(config_path), start)
+    return _run_tree(settings, prestarted, service_manager, place)
 
 
 def _probe(start: "Succession") -> int:
@@ -88,6 +90,12 @@ def _config_path(settings: tuple[object, ...]) -> Path:
     from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
 
     return Path(next(topic.config_path for topic in settings if isinstance(topic, EnvoyOptions)))
+
+
+def _has_external_sds(settings: tuple[object, ...]) -> bool:
+    from pilot_agent.security.options import SecurityOptions  # noqa: PLC0415
+
+    return next(topic.external_sds for topic in settings if isinstance(topic, SecurityOptions))
 
 
 def _end_at_once_on_signals() -> None:
@@ -150,7 +158,9 @@ def _proxy_flags(role: str, values: Values) -> "ProxyFlags":
     )
 
 
-def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ...]:
+def _settings(
+    environment: Environment, flags: "ProxyFlags", start: "Succession | None" = None
+) -> tuple[object, ...]:
     """Return one settings object for each topic; what is wrong with the configuration is found here.
 
     Raises:
@@ -170,7 +180,8 @@ def _settings(environment: Environment, flags: "ProxyFlags") -> tuple[object, ..
 
     loaded = load(environment, flags)
     config, node = loaded.proxy_config, loaded.node
-    security = SecurityOptions.build(environment, config, node)
+    known = None if start is None else start.external_sds
+    security = SecurityOptions.build(environment, config, node, external_sds=known)
     security.log_start()
     bootstrap = BootstrapOptions.build(
         environment, loaded, istio_version=build_info().version, external_sds=security.external_sds

@@ -1,6 +1,6 @@
 """The start of a version that follows a running one: as a probe beside it, or in its place."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,12 +13,16 @@ _PROBE = "PILOT_AGENT_UPGRADE_PROBE"
 _HANDOVER = "PILOT_AGENT_HANDOVER"
 """As actors.runtime.upgrade and .handover have them, which an ordinary start does not load."""
 
+_EXTERNAL_SDS = "PILOT_AGENT_UPGRADE_EXTERNAL_SDS"
+"""Of a start that follows another: whether somebody else serves Envoy's SDS socket."""
+
 
 class Succession(NamedTuple):
     """What the version before left, or copies of its notebooks to look at."""
 
     handover: "Handover | None" = None
     notebooks: tuple[tuple[str, int], ...] = ()
+    external_sds: bool = False  # whether somebody else serves Envoy's SDS socket
 
     @property
     def is_probe(self) -> bool:
@@ -49,6 +53,11 @@ class Succession(NamedTuple):
             get_logger().info(f"notebook of {role}: {held or 'empty, or of another format: it begins anew'}")
 
 
+def for_the_next(variables: Mapping[str, str], *, external_sds: bool) -> dict[str, str]:
+    """Return the variables of a version that follows this one: with what it could not find out any more."""
+    return {**variables, _EXTERNAL_SDS: str(external_sds).lower()}
+
+
 def begin(variables: MutableMapping[str, str]) -> Succession | None:
     """Return what this start follows; None for an ordinary one, which is told by one look at the variables.
 
@@ -59,10 +68,10 @@ def begin(variables: MutableMapping[str, str]) -> Succession | None:
         return None
     from actors.runtime import handover  # noqa: PLC0415
 
-    text = variables.pop(_PROBE, "")
+    text, external_sds = variables.pop(_PROBE, ""), variables.pop(_EXTERNAL_SDS, "") == "true"
     pairs = (pair.partition("=") for pair in text.split(",") if pair)
     notebooks = tuple((role, int(descriptor)) for role, _, descriptor in pairs)
     try:
-        return Succession(handover.take(variables), notebooks)
+        return Succession(handover.take(variables), notebooks, external_sds)
     except handover.HandoverError as error:
         raise CliError(str(error)) from error

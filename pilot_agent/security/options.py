@@ -89,8 +89,18 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
     credential_fetcher: str
 
     @classmethod
-    def build(cls, environment: Environment, proxy_config: ProxyConfig, node: Node) -> "SecurityOptions":
+    def build(
+        cls,
+        environment: Environment,
+        proxy_config: ProxyConfig,
+        node: Node,
+        *,
+        external_sds: bool | None = None,
+    ) -> "SecurityOptions":
         """Return the settings; looks at sockets and files, so it is called once, at the agent's start.
+
+        `external_sds` is what the version before has found, for one that takes its place: that one serves the
+        socket still, and must not be taken for somebody else.
 
         Raises:
             SecurityConfigurationError: the agent cannot start so.
@@ -99,7 +109,7 @@ class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):
         """
         del node
         name = environment.string("WORKLOAD_IDENTITY_SOCKET_FILE", OWN_SOCKET)
-        external = _external_sds(name)
+        external = _external_sds(name) if external_sds is None else external_sds
         files, mounted = _files(environment)
         _check_provisioned(environment, mounted=mounted)
         ca = None if mounted or external else _ca(environment, proxy_config)

@@ -16,6 +16,7 @@ from tests.scenarios.conftest import World
 from tests.support.agent import ROLES, RealAgent
 from tests.support.load import Load
 from tests.support.process_tree import wait_ended
+from tests.support.sds_client import SdsClient
 from tests.support.versions import make_version
 from tests.support.waiting import wait_for
 
@@ -47,6 +48,15 @@ def pids(agent: RealAgent) -> dict[str, int]:
     return {role: agent.actor_pid(role) for role in ROLES}
 
 
+def is_served_with_secrets(agent: RealAgent) -> bool:
+    """Ask for the workload's certificate where Envoy does, and look for another place to ask at."""
+    identity = agent.directory / "var/run/secrets/workload-spiffe-uds/socket"
+    with SdsClient(str(identity)) as client:
+        stream = client.stream()
+        stream.names("default")
+        return "default" in stream.secrets() and "credential-uds" not in agent.log()
+
+
 def version_of(agent: RealAgent) -> str:
     return agent.log().rpartition("\tVersion ")[2].split("-")[0]
 
@@ -67,6 +77,7 @@ def test_upgrades_cost_no_request_and_leave_envoy_alone(world: World, workdir: P
             assert version_of(agent) == program.parent.name
             after = pids(agent)
             assert not set(before.values()) & set(after.values())
+            assert is_served_with_secrets(agent)
             load.wait_more(100)
     assert load.failures == []
     assert agent.envoys() == [envoy]
@@ -94,6 +105,7 @@ def test_a_version_that_does_not_start_is_refused_before_anything_changes(
     assert "refused: the new version does not start so" in done.stderr
     assert "not today" in done.stderr
     assert pids(agent) == before
+    assert is_served_with_secrets(agent)  # a probe looks at the same places, and touches none
     own = RealAgentProgram(agent)
     assert "refused" in upgrade(agent, own.path).stderr
 

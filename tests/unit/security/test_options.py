@@ -176,6 +176,19 @@ def test_a_listener_that_does_not_speak_grpc_is_no_sds_server() -> None:
     assert not os.path.lexists(path)
 
 
+def test_a_version_that_follows_another_touches_no_socket_and_goes_by_what_that_one_found() -> None:
+    Path(IDENTITY_DIRECTORY).mkdir(parents=True)
+    path = f"{IDENTITY_DIRECTORY}/socket"
+    with socket.socket(socket.AF_UNIX) as busy:  # as that of the version before may be in this moment
+        busy.bind(path)
+        busy.listen()
+        for found in (False, True):
+            options = SecurityOptions.build(Environment({}), ProxyConfig(), NODE, external_sds=found)
+            assert options.external_sds == found
+            assert options.socket_path == (FILES_SOCKET if found else path)
+            assert os.path.lexists(path)
+
+
 def test_where_no_socket_is_nothing_needs_to_be_removed_or_writable() -> None:
     Path(IDENTITY_DIRECTORY).parent.mkdir(parents=True, exist_ok=True)
     Path(IDENTITY_DIRECTORY).write_text("no directory")
