@@ -106,14 +106,15 @@ def _upgraded(agent: RealAgent, program: Path) -> float:
 
 @dataclass(slots=True)
 class _Gap:
-    """One kind of stream: how long each time was in which Envoy had fewer of them than before."""
+    """One kind of stream: how long each time was in which Envoy had fewer of them than at first."""
 
-    whole: int = 0
+    whole: int = -1
     since_s: float = 0.0
     lasted_s: list[float] = field(default_factory=list)
 
     def saw(self, count: int, now_s: float) -> None:
-        self.whole = max(self.whole, count)
+        if self.whole < 0:
+            self.whole = count
         if count < self.whole and not self.since_s:
             self.since_s = now_s
         elif count >= self.whole and self.since_s:

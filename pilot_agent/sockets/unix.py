@@ -70,7 +70,7 @@ def listen_unix(path: str, *, mode: int = 0o666) -> tuple[socket.socket, BoundSo
         listener.close()
         with contextlib.suppress(OSError):
             own.unlink()
-        raise SocketError(f"cannot put socket {path} in place: {error}") from error
+        raise SocketError(f"cannot put socket {path} in place: {error.strerror}") from error
     return listener, BoundSocket(path=path, device=made.st_dev, inode=made.st_ino)
 
 
