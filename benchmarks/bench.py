@@ -83,9 +83,8 @@ class Line:
         if self.value is None or not self.target:
             return None
         sign, _, limit = self.target.rpartition(" ")
-        if sign == "≥":
-            return self.value.median >= float(limit)
-        return self.value.median <= float(limit)
+        found, wanted = self.value.median, float(limit)
+        return found >= wanted if sign == "≥" else found <= wanted if sign == "≤" else found == wanted
 
 
 @dataclass(slots=True, kw_only=True)

@@ -73,9 +73,16 @@ def test_what_only_one_turn_has_counts() -> None:
 
 @pytest.mark.parametrize(
     ("target", "value", "is_met"),
-    [("≤ 5", 5.0, True), ("≤ 5", 5.1, False), ("≥ 5000", 4999.0, False), ("0", 0.0, True), ("0", 1.0, False)],
+    [
+        ("≤ 5", 5.0, True),
+        ("≤ 5", 5.1, False),
+        ("≥ 5000", 4999.0, False),
+        ("0", 0.0, True),
+        ("0", 1.0, False),
+        ("3", 2.0, False),
+    ],
 )
-def test_a_target_is_a_limit_from_above_or_below(target: str, value: float, is_met: bool) -> None:
+def test_a_target_is_a_limit_from_above_or_below_or_a_number(target: str, value: float, is_met: bool) -> None:
     line = Line(question="q", what="w", unit="", value=Spread.of([value]), target=target)
     assert line.is_met is is_met
 
