@@ -228,7 +228,8 @@ class CertActor(RuntimeActor):
     # Signing: key, then CSR to the CA, then in place
 
     def _rotate(self, reason: RotationReason) -> None:
-        if self._options.ca is None:
+        if self._options.ca is None or (reason == "operator" and self._files.has(WORKLOAD)):
+            _log.warn(f"no rotation ({reason}): certificates come from files, not from a CA")
             return
         self._rotation_reason = reason
         self._begin(reason if self._identity.workload is not None else None)

@@ -389,14 +389,18 @@ def test_a_restarted_sds_actor_is_told_everything_again(cert: ActorBench) -> Non
     assert cert.wait_sent(SecretReady, 4)[2:] == before
 
 
-def test_without_ca_and_files_the_reason_is_the_references(tmp_path: Path) -> None:
+def test_without_ca_and_files_the_reason_is_the_references(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     cert = bench(tmp_path, None)
     cert.start()
+    cert.tell(RotateNow(reason="operator"))
     cert.tell(GetSecret(resource_name="default"))
     (failed,) = cert.wait_sent(SecretFailed)
     assert failed.reason == (
         "failed to generate workload certificate: attempted to fetch secret, but ca client is nil"
     )
+    assert "no rotation (operator): certificates come from files" in capfd.readouterr().out
     cert.kill()
 
 
