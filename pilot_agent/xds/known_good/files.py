@@ -3,14 +3,19 @@
 import mmap
 import os
 import stat
+import struct
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from pilot_agent.xds.envelope import Span
 from pilot_agent.xds.known_good import records
-from pilot_agent.xds.known_good.content import Content, read_content
+from pilot_agent.xds.known_good.content import Content, Resource, read_content
 from pilot_agent.xds.known_good.records import Header, StoreError
+from pilot_agent.xds.requests import Variant
 from pilot_agent.xds.type_urls import PREFIX
 
 SUFFIX: Final = ".xlkg"
@@ -18,6 +23,7 @@ NEW_SUFFIX: Final = ".new"
 COMPACTED_SUFFIX: Final = ".compacted"
 _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._")
 _NAME_LIMIT: Final = 120
+_PLACE: Final = struct.Struct("!QQ")
 
 
 def file_name(type_url: str) -> str:
@@ -148,12 +154,66 @@ def compact(request: bytes) -> bytes:
     try:
         if os.fstat(descriptor).st_size < wanted.until:
             raise StoreError("it was replaced meanwhile")
-        with mmap.mmap(descriptor, wanted.until, access=mmap.ACCESS_READ) as data:
-            header, content = read_content(data)
+        source = _OnDisk(descriptor, wanted.until)
+        header, content = read_content(source, lambda variant, type_url: _Places(variant, type_url, source))
+        parts = content.parts(content.resources, "")
+        return msgspec.msgpack.encode(Compacted(_write_folded(compacted_path(path), header, parts)))
     finally:
         os.close(descriptor)
-    body = content.response(content.resources, "")
-    return msgspec.msgpack.encode(Compacted(write_whole(compacted_path(path), header, [body])))
+
+
+class _OnDisk:
+    """The beginning of a file, read when it is asked for: a mapped one counts as the worker's memory."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size = descriptor, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, key: slice) -> bytes:
+        start, stop, _ = key.indices(self._size)
+        return os.pread(self._descriptor, max(stop - start, 0), start)
+
+
+class _Places(Content):
+    """Notes where each resource lies instead of holding it."""
+
+    def __init__(self, variant: Variant, type_url: str, source: _OnDisk) -> None:
+        super().__init__(variant, type_url)
+        self._source = source
+
+    def _body(self, response: bytes, where: Span, offset: int) -> bytes:
+        del response
+        return _PLACE.pack(offset + where[0], offset + where[1])
+
+    def held(self, resource: Resource) -> bytes:
+        start, end = _PLACE.unpack(resource.body)
+        return self._source[start:end]
+
+
+def _write_folded(path: Path, header: Header, parts: Iterable[bytes]) -> int:
+    """Write a file of one accepted response that comes in parts; return its size.
+
+    Its head, which has length and checksum, is written last: the file is of use when this has returned.
+    """
+    beginning = records.encode_header(header)
+    at = len(beginning) + records.HEAD_BYTES
+    path.unlink(missing_ok=True)
+    descriptor = _open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        length = checksum = 0
+        with os.fdopen(os.dup(descriptor), "wb", buffering=1 << 20) as file:
+            file.seek(at)
+            for part in parts:
+                file.write(part)
+                length, checksum = length + len(part), zlib.crc32(part, checksum)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        write_all(descriptor, beginning + records.head_of(records.ACCEPTED, length, checksum))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return at + length
 
 
 def adopt(path: Path, compacted_size: int, tail_from: int, tail_to: int) -> int:

@@ -64,8 +64,13 @@ def encode_header(header: Header) -> bytes:
 
 def encode_head(kind: int, body: bytes) -> bytes:
     """Return what stands before a record's body."""
-    head = _HEAD.pack(kind, len(body))
-    return head + _CHECKS.pack(zlib.crc32(head), zlib.crc32(body))
+    return head_of(kind, len(body), zlib.crc32(body))
+
+
+def head_of(kind: int, length_bytes: int, checksum: int) -> bytes:
+    """Return what stands before a body of this length and CRC-32."""
+    head = _HEAD.pack(kind, length_bytes)
+    return head + _CHECKS.pack(zlib.crc32(head), checksum)
 
 
 def read_header(data: Buffer) -> tuple[Header, int]:
