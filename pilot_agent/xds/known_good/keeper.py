@@ -18,11 +18,9 @@ from pilot_agent.xds.envelope import (
     read_delta_response,
 )
 from pilot_agent.xds.known_good.content import NAMED_TYPES, VERSION_KEY
-from pilot_agent.xds.type_urls import ENDPOINTS, PREFIX
+from pilot_agent.xds.type_urls import PREFIX
 
 _SECRET: Final = PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
-_PULL_SECRET: Final = b"ISTIO_META_WASM_IMAGE_PULL_SECRET"
-"""A variable of a Wasm module's configuration whose value is a registry's credential."""
 _NAMES, _REMOVED = 3, 6
 
 
@@ -91,7 +89,7 @@ class Keeper:
             if known is None or not seen.nonce or seen.type_url == _SECRET:
                 return
             body = seen.spans.data
-            keep = self._waiting_bytes + len(body) <= self._limit_bytes and not _has_pull_secret(seen)
+            keep = self._waiting_bytes + len(body) <= self._limit_bytes
             known.waiting[seen.nonce] = body if keep else None
             self._waiting_bytes += len(body) if keep else 0
 
@@ -102,9 +100,10 @@ class Keeper:
             if known is None:
                 return self._first(seen)
             orders = self._judged(known, seen)
-            is_kept = known.is_whole and not known.is_fresh
-            dropped = _dropped_by(known, seen)
-            return orders + ([_removal(seen, dropped)] if dropped and is_kept else [])
+            dropped = _dropped_by(
+                known, seen
+            )  # also of what an earlier leg kept: the next answer may never come
+            return orders + ([_removal(seen, dropped)] if dropped and known.is_whole else [])
 
     def _first(self, seen: SotwRequest | DeltaRequest) -> list[Order]:
         if isinstance(seen, SotwRequest):
@@ -130,21 +129,13 @@ class Keeper:
         replaces = known.is_fresh or is_everything
         if body is None:
             was_whole, known.is_whole, known.is_fresh = known.is_whole, False, False
-            return [Forget(seen.type_url, "too big, or with a secret")] if was_whole else []
+            return [Forget(seen.type_url, "too big")] if was_whole else []
         if not (known.is_whole or replaces):
             return []
         known.is_whole, known.is_fresh = True, False
         orders: list[Order] = [Accepted(seen.type_url, body, afresh=replaces)]
         unwanted = _unwanted_in(known, seen, body)
         return [*orders, _removal(seen, unwanted)] if unwanted else orders
-
-
-def _has_pull_secret(seen: SotwResponse | DeltaResponse) -> bool:
-    """Return whether a module's configuration in it names one; endpoints have no room for a configuration.
-
-    Looking takes 2.6 ms of 10 MB, while Envoy waits for them.
-    """
-    return seen.type_url != ENDPOINTS and _PULL_SECRET in seen.spans.data
 
 
 def _dropped_by(known: _Type, seen: SotwRequest | DeltaRequest) -> set[bytes]:

@@ -19,10 +19,15 @@ from pilot_agent.xds.known_good.content import Content
 from pilot_agent.xds.known_good.keeper import Accepted, Forget, Order, Retain
 from pilot_agent.xds.known_good.records import Header, StoreError
 from pilot_agent.xds.requests import Variant
-from pilot_agent.xds.type_urls import PREFIX, short_name
+from pilot_agent.xds.type_urls import ENDPOINTS, PREFIX, short_name
 
 _COMPACT_FROM_BYTES: Final = 1 << 20
 _COMPACT_AT_GROWTH: Final = 2.0
+_PULL_SECRET: Final = b"ISTIO_META_WASM_IMAGE_PULL_SECRET"
+"""A variable of a Wasm module's configuration whose value is a registry's credential.
+
+It is looked for here and not where responses pass: 10 MB take 9 to 19 ms.
+"""
 _REST_S: Final = 0.1
 """The writer rests so long behind a row of orders: it is not woken beside each message that passes."""
 _log = get_logger("xdsproxy")
@@ -199,6 +204,8 @@ class Store:
     def _handle(self, item: Order | _Compacted) -> None:
         file = self._file(item.type_url)
         match item:
+            case Accepted() if item.type_url != ENDPOINTS and _PULL_SECRET in item.body:
+                self._forget(file, "a Wasm module's pull secret is in it")
             case Accepted(afresh=True):
                 self._replace(file, item.body)
             case Accepted():

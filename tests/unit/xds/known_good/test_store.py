@@ -257,6 +257,19 @@ def test_forgetting_removes_the_file_and_a_fresh_beginning_brings_it_back(
     assert versions(store) == {"c": "1"}
 
 
+def test_a_module_that_carries_a_pull_secret_makes_its_type_forgotten(make: Make, directory: Path) -> None:
+    store = make()
+    secret = response("delta", CDS, "2", b=b"ISTIO_META_WASM_IMAGE_PULL_SECRET=hunter2").SerializeToString()
+    store.submit([accepted(afresh=True, a="1"), Accepted(CDS, secret, afresh=False), accepted(c="1")])
+    assert versions(store) == {}
+    store.submit([Accepted(CDS, secret, afresh=True)])
+    assert versions(store) == {}
+    assert store.flush(10)
+    assert not list(directory.iterdir())
+    store.submit([accepted(afresh=True, d="1")])
+    assert versions(store) == {"d": "1"}
+
+
 def test_the_age_is_that_of_the_newest_file(make: Make, directory: Path) -> None:
     store = make()
     assert store.age_s() is None
