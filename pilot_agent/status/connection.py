@@ -15,8 +15,9 @@ from pilot_agent.status.compression import MIN_BYTES, chosen, compressed
 from pilot_agent.status.messages import Answer, Request, printable
 
 _RECEIVE_BYTES: Final = 16_384
-OUR_TURN: Final = 4
-"""The first part of `rank` of who waits for us, and does not for long."""
+BUSY: Final = 4
+OUR_TURN: Final = 5
+"""The first part of `rank`: of who is being served, and of whom no thread has come to yet."""
 
 _SLOW_S: Final = 0.1  # for a first request
 _LONG_S: Final = 1.0  # for an answer
@@ -66,7 +67,7 @@ class Connection:
         if self._is_held_back:
             kind = 0
         elif self._busy:
-            kind = 2 if now_s - self._last_used_s >= _LONG_S else OUR_TURN
+            kind = 2 if now_s - self._last_used_s >= _LONG_S else BUSY
         elif not self._is_waiting or _has_unread(self._sock):
             kind = OUR_TURN
         elif self._has_served:

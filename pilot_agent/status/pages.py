@@ -62,6 +62,10 @@ class Pages:
         self._probes = probes = AppProbes(_app_probe_options(options))
         self._routes = self._table(probes)
 
+    def close(self) -> None:
+        """Close the connections to the application that were kept."""
+        self._probes.close()
+
     def answer(self, request: Request) -> Answer:
         return answer(self._routes, request)
 

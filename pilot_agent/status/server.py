@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Final
 
 from pilot_agent.log import get_logger
-from pilot_agent.status.connection import OUR_TURN, Connection, Limits
+from pilot_agent.status.connection import BUSY, OUR_TURN, Connection, Limits
 from pilot_agent.status.messages import Answer, Request
 
 _ACCEPT_PAUSE_S: Final = 0.1
-_CATCH_UP_S: Final = 0.01
+_LOOKS: Final = 100  # a number and no time: without a core to run on, this thread gets fewer turns, too
 _LOOK_EVERY_S: Final = 0.001
+_QUICK_S: Final = 0.02  # who is served for longer waits for somebody else
 _SWITCH_S: Final = 0.0005
 """How long a busy thread keeps the interpreter; Python's own 5 ms, 64 times over, are 320 ms."""
 
@@ -98,12 +99,11 @@ class StatusServer:
             self._ended.wait(_ACCEPT_PAUSE_S)
 
     def _catch_up(self) -> None:
-        """Where everybody waits for us alone, give the threads a moment: a place may get free by itself."""
-        end_s = time.monotonic() + _CATCH_UP_S
-        while time.monotonic() < end_s:
+        """Where everybody waits for us alone, let the threads come to them: a place may get free."""
+        for _ in range(_LOOKS):
             with self._lock:
                 leaving = self._leaving()
-            if leaving is None or leaving.rank()[0] < OUR_TURN:
+            if leaving is None or not _waits_for_us(leaving):
                 return
             self._ended.wait(_LOOK_EVERY_S)
 
@@ -118,6 +118,11 @@ class StatusServer:
         finally:
             with self._lock:
                 self._connections.discard(connection)
+
+
+def _waits_for_us(connection: Connection) -> bool:
+    kind, since_s = connection.rank()
+    return kind == OUR_TURN or (kind == BUSY and time.monotonic() - since_s < _QUICK_S)
 
 
 def _set_options(sock: socket.socket) -> None:

@@ -108,4 +108,5 @@ def test_no_request_and_no_answer_of_an_application_ends_a_thread(
                 client.sendall(request)
                 client.recv(65536)
         assert get(port, "/healthz/ready").status == 200
+        pages.close()
     assert died == [], f"seed {seed}"

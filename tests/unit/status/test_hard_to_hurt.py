@@ -15,7 +15,7 @@ from typing import Self
 import pytest
 
 from tests.support.http_peer import HttpPeer, closed_port, reply
-from tests.support.status_client import get, open_client
+from tests.support.status_client import Raw, get, open_client, read_answer
 from tests.support.waiting import wait_for
 
 LIMIT_MS = 50
@@ -227,16 +227,23 @@ def test_questions_that_another_part_does_not_answer_do_not_hold_readiness_up(po
 
 def test_without_another_descriptor_a_scrape_fails_and_the_port_goes_on(port: Port) -> None:
     pid, limit = port.process.pid, resource.RLIMIT_NOFILE
-    used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
-    free = next(number for number in range(1024) if number not in used)
-    hard = resource.prlimit(pid, limit)[1]
-    resource.prlimit(pid, limit, (free + 1, hard))  # room for the client's own connection
-    page = get(port.port, "/metrics")
-    assert page.status == 200
-    for kind in ("envoy", "application"):
-        assert f'istio_agent_scrape_failures_total{{type="{kind}"}} 1'.encode() in page.body
-    assert get(port.port, READY).status == 500
-    assert get(port.port, "/healthz/ready").status == 200
+
+    def ask(path: str) -> Raw:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return read_answer(client)
+
+    with open_client(port.port) as client:
+        assert ask("/healthz/ready").status == 200
+        wait_for(lambda: port.threads() == 2, what="the end of every other connection")
+        used = {int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir()}
+        free = next(number for number in range(1024) if number not in used)
+        resource.prlimit(pid, limit, (free, resource.prlimit(pid, limit)[1]))
+        page = ask("/metrics")
+        assert page.status == 200
+        for kind in ("envoy", "application"):
+            assert f'istio_agent_scrape_failures_total{{type="{kind}"}} 1'.encode() in page.body
+        assert ask(READY).status == 500
+        assert ask("/healthz/ready").status == 200
 
 
 def test_readers_that_take_nothing_do_not_hold_readiness_up(port: Port, held: list[socket.socket]) -> None:
