@@ -1,16 +1,42 @@
 """Makes a key and its certificate signing request. Runs in a short-lived worker process only."""
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.name import _ASN1Type
-from cryptography.x509.oid import NameOID
+from collections.abc import Callable
 
-from pilot_agent.security.errors import CsrError
-from pilot_agent.security.work import KeyMade, KeyParameters, decode, encode, failure
+from pilot_agent.stand_in import stand_in
+
+_OF_SSH = (
+    "SSHCertificate",
+    "SSHCertificateBuilder",
+    "SSHCertificateType",
+    "SSHCertPrivateKeyTypes",
+    "SSHCertPublicKeyTypes",
+    "SSHPrivateKeyTypes",
+    "SSHPublicKeyTypes",
+    "load_ssh_private_key",
+    "load_ssh_public_identity",
+    "load_ssh_public_key",
+    "serialize_ssh_public_key",
+    "ssh_key_fingerprint",
+)
+stand_in("cryptography.hazmat.primitives.serialization.ssh", dict.fromkeys(_OF_SSH))
+"""SSH's formats, and the ciphers that they load, take 12 ms, and this process writes none of them."""
+
+from cryptography.hazmat.primitives import hashes  # noqa: E402  # see above
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: E402
+from cryptography.hazmat.primitives.serialization import (  # noqa: E402
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from pilot_agent.security import csr  # noqa: E402
+from pilot_agent.security.errors import CsrError  # noqa: E402
+from pilot_agent.security.work import KeyMade, KeyParameters, decode, encode, failure  # noqa: E402
 
 SMALLEST_RSA_BITS = 2048
+
+_Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
 def make_key(request: bytes) -> bytes:
@@ -24,17 +50,20 @@ def make_key(request: bytes) -> bytes:
 def _key_made(parameters: KeyParameters) -> KeyMade:
     key = _private_key(parameters)
     form = PrivateFormat.PKCS8 if parameters.pkcs8 else PrivateFormat.TraditionalOpenSSL
+    algorithm, sign = _signing(key)
     try:
-        csr = _builder(parameters.spiffe_id).sign(key, _digest(key))
+        csr_pem = csr.request_pem(
+            parameters.spiffe_id,
+            public_key=key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo),
+            algorithm=algorithm,
+            sign=sign,
+        )
     except ValueError as error:
         raise CsrError(f"cannot make a CSR for {parameters.spiffe_id!r}: {error}") from error
-    return KeyMade(
-        key_pem=key.private_bytes(Encoding.PEM, form, NoEncryption()).decode(),
-        csr_pem=csr.public_bytes(Encoding.PEM).decode(),
-    )
+    return KeyMade(key_pem=key.private_bytes(Encoding.PEM, form, NoEncryption()).decode(), csr_pem=csr_pem)
 
 
-def _private_key(parameters: KeyParameters) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey:
+def _private_key(parameters: KeyParameters) -> _Key:
     match parameters.signature_algorithm:
         case "ECDSA":
             return ec.generate_private_key(ec.SECP384R1() if parameters.curve == "P384" else ec.SECP256R1())
@@ -49,15 +78,10 @@ def _private_key(parameters: KeyParameters) -> rsa.RSAPrivateKey | ec.EllipticCu
             raise CsrError(f"unsupported EC signature algorithm: got={other} expected=ECDSA")
 
 
-def _digest(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> hashes.SHA256 | hashes.SHA384:
-    is_p384 = isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP384R1)
-    return hashes.SHA384() if is_p384 else hashes.SHA256()
-
-
-def _builder(spiffe_id: str) -> x509.CertificateSigningRequestBuilder:
-    """One organization that is an empty PrintableString, and a critical SAN: what Go's agent sends."""
-    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "", _ASN1Type.PrintableString)
-    alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(spiffe_id)])
-    return x509.CertificateSigningRequestBuilder(x509.Name([organization])).add_extension(
-        alternative, critical=True
-    )
+def _signing(key: _Key) -> tuple[bytes, Callable[[bytes], bytes]]:
+    """Return the algorithm's identifier, and what signs so."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return csr.RSA_SHA256, lambda data: key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    if isinstance(key.curve, ec.SECP384R1):
+        return csr.ECDSA_SHA384, lambda data: key.sign(data, ec.ECDSA(hashes.SHA384()))
+    return csr.ECDSA_SHA256, lambda data: key.sign(data, ec.ECDSA(hashes.SHA256()))

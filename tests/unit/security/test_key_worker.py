@@ -4,7 +4,10 @@ import sys
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 
 from pilot_agent.environment import Environment
 from pilot_agent.security.errors import CsrError
@@ -71,6 +74,30 @@ def test_the_csr_has_an_empty_printable_organization_and_a_critical_san_and_noth
     assert list(san.value) == [x509.UniformResourceIdentifier(ID)]
 
 
+def test_the_csr_is_byte_for_byte_what_cryptography_would_write() -> None:
+    pair = made(KeyParameters(spiffe_id=ID))
+
+    key = load_pem_private_key(pair.key_pem.encode(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "", _ASN1Type.PrintableString)
+    alternative = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(ID)])
+    builder = x509.CertificateSigningRequestBuilder(x509.Name([organization]))
+    expected = builder.add_extension(alternative, critical=True).sign(key, SHA256())
+    assert pair.csr_pem == expected.public_bytes(Encoding.PEM).decode()
+
+
+@pytest.mark.parametrize("length", [100, 127, 128, 200, 255, 256, 3000])
+def test_a_name_of_any_length_is_read_back(length: int) -> None:
+    name = ID + "x" * (length - len(ID))
+    pair = made(KeyParameters(spiffe_id=name, signature_algorithm="ECDSA"))
+
+    request = x509.load_pem_x509_csr(pair.csr_pem.encode())
+    assert request.is_signature_valid
+    (san,) = request.extensions
+    assert isinstance(san.value, x509.SubjectAlternativeName)
+    assert san.value.get_values_for_type(x509.UniformResourceIdentifier) == [name]
+
+
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
@@ -105,7 +132,8 @@ def test_the_worker_needs_neither_grpc_nor_msgspec_and_the_request_needs_no_cryp
         "assert 'cryptography' not in sys.modules\n"
         "from pilot_agent.security.key_worker import make_key\n"
         "assert b'BEGIN EC PRIVATE KEY' in make_key(request)\n"
-        "assert not {'grpc', 'msgspec', 'tenacity', 'psutil', 'pykka'} & set(sys.modules)\n"
+        "heavy = {'grpc', 'msgspec', 'tenacity', 'psutil', 'pykka', 'cryptography.x509'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=30, env={"PYTHONPATH": ":".join(sys.path)}
