@@ -38,7 +38,7 @@ from pilot_agent.envoy import EnvoyOptions, model
 from pilot_agent.envoy.admin import Admin, AdminError
 from pilot_agent.envoy.backoff import crash_wait_s, hot_restart_wait_s
 from pilot_agent.envoy.ending import DRAIN_CALL_S
-from pilot_agent.envoy.launch import Launchpad, process_arguments, recognized
+from pilot_agent.envoy.launch import FirstPrepared, Launchpad, process_arguments, recognized
 from pilot_agent.envoy.live_watch import LiveWatch
 from pilot_agent.envoy.machine import decide, next_wake_s
 from pilot_agent.envoy.restarts import ROTATION_REASON
@@ -72,6 +72,7 @@ class EnvoyActor(RuntimeActor):
         self._options = context.settings(EnvoyOptions)
         self._bootstrap = context.settings(BootstrapOptions)
         self._launchpad = Launchpad(self._options, self._bootstrap)
+        self._first = context.settings(FirstPrepared).prepared
         self._policy = _policy(self._options, hot_restart=self._launchpad.hot_restart)
         self._state = model.State()
         self._watches: dict[int, LiveWatch] = {}
@@ -126,7 +127,8 @@ class EnvoyActor(RuntimeActor):
             self._say_no_hot_restart(self._launchpad.obstacle)
         is_first = self._state == model.State() and not inventory.alive and not inventory.ended
         if is_first:
-            self._launchpad.remove_remains()
+            if self._first is None:
+                self._launchpad.remove_remains()
             self._announce_pilot()
             self._handle(model.Begun())
             return
@@ -236,7 +238,9 @@ class EnvoyActor(RuntimeActor):
                 lambda: self._launchpad.prepare(action.generation, validate=True, running_pid=pid)
             )
             return
-        done = self._launchpad.prepare(action.generation, validate=False)
+        done = self._first
+        if done is None or done.generation != action.generation.generation:
+            done = self._launchpad.prepare(action.generation, validate=False)
         if action.generation.generation == 0 and not done.refusal:
             _log.info("Starting proxy agent")
         self.context.tell_self(done)

@@ -1,27 +1,26 @@
-"""The agent's tree: which actors there are, in which order, with which limits."""
+"""The agent's tree: which actors there are, in which order, with which limits.
 
+What only one actor uses is loaded in its own process, by all of them at the same time.
+"""
+
+import importlib
 import math
 from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
-from actors.cert import CertActor
-from actors.dns import DnsActor
-from actors.downstream_xds import DownstreamXdsActor
-from actors.envoy import EnvoyActor
-from actors.health import HealthActor
 from actors.runtime import process
+from actors.runtime.first_envoy import FirstEnvoy
 from actors.runtime.handover import Life
 from actors.runtime.roles import Role
 from actors.runtime.settings import Settings
 from actors.runtime.specs import MIB, ChildSpec
 from actors.runtime.supervisor import Supervisor
 from actors.runtime.workers import Prestarted
-from actors.sds import SdsActor
-from actors.upstream_xds import UpstreamXdsActor
 from pilot_agent.dns.options import DnsOptions
 from pilot_agent.dns.workers import WORKERS as DNS_WORKERS
+from pilot_agent.envoy.launch import FirstPrepared
 from pilot_agent.envoy.options import EnvoyOptions
 from pilot_agent.security.workers import WORKERS as SECURITY_WORKERS
 from pilot_agent.service_manager import ServiceManager
@@ -36,34 +35,49 @@ _DNS_LIMIT: Final = 256 * MIB
 
 CHILD_SPECS: Final = (
     # Names first, as in the reference; with DNS capture off it is left out.
-    ChildSpec(role=Role.DNS, actor=DnsActor, quit_s=5.0, private_limit_bytes=_DNS_LIMIT),
+    ChildSpec(role=Role.DNS, actor="actors.dns:DnsActor", quit_s=5.0, private_limit_bytes=_DNS_LIMIT),
     # What Envoy waits for comes first, and the rest while Envoy loads (60 ms before it connects).
-    ChildSpec(role=Role.SDS, actor=SdsActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, holds_secrets=True),
-    ChildSpec(role=Role.DOWNSTREAM_XDS, actor=DownstreamXdsActor, quit_s=5.0, private_limit_bytes=_XDS_LIMIT),
+    ChildSpec(
+        role=Role.SDS,
+        actor="actors.sds:SdsActor",
+        quit_s=5.0,
+        private_limit_bytes=_BASE_LIMIT,
+        holds_secrets=True,
+    ),
+    ChildSpec(
+        role=Role.DOWNSTREAM_XDS,
+        actor="actors.downstream_xds:DownstreamXdsActor",
+        quit_s=5.0,
+        private_limit_bytes=_XDS_LIMIT,
+    ),
     ChildSpec(
         role=Role.ENVOY,
-        actor=EnvoyActor,
+        actor="actors.envoy:EnvoyActor",
         quit_s=math.inf,
         private_limit_bytes=_BASE_LIMIT,
         ends_by_itself=True,
     ),
     ChildSpec(
         role=Role.UPSTREAM_XDS,
-        actor=UpstreamXdsActor,
+        actor="actors.upstream_xds:UpstreamXdsActor",
         quit_s=5.0,
         private_limit_bytes=_XDS_LIMIT,
         after_envoy=True,
     ),
     ChildSpec(
         role=Role.CERT,
-        actor=CertActor,
+        actor="actors.cert:CertActor",
         quit_s=5.0,
         private_limit_bytes=_BASE_LIMIT,
         holds_secrets=True,
         after_envoy=True,
     ),
     ChildSpec(
-        role=Role.HEALTH, actor=HealthActor, quit_s=5.0, private_limit_bytes=_BASE_LIMIT, after_envoy=True
+        role=Role.HEALTH,
+        actor="actors.health:HealthActor",
+        quit_s=5.0,
+        private_limit_bytes=_BASE_LIMIT,
+        after_envoy=True,
     ),
 )
 
@@ -74,6 +88,23 @@ WORKERS: Final = {
     "reflect": "pilot_agent.xds.reflect_worker:reflect",
     "compact-last-known-good": "pilot_agent.xds.known_good.files:compact",
 }
+
+SHARED: Final = (
+    "glob",
+    "h11",
+    "pilot_agent.http",
+    "pilot_agent.rpc",
+    "pilot_agent.security.material",
+    "pilot_agent.security.resource_names",
+    "pilot_agent.xds.envelope",
+    "pilot_agent.xds.memory",
+    "pilot_agent.xds.methods",
+    "pilot_agent.xds.outcome",
+    "pilot_agent.xds.pipes",
+    "pilot_agent.xds.requests",
+    "tenacity",
+)
+"""What two of the actors use, or more: loaded before the fork, it is in memory once."""
 
 _ENVOY_AFTER: Final = frozenset({Role.SDS, Role.DOWNSTREAM_XDS})
 
@@ -87,6 +118,18 @@ def specs_for(settings: Settings) -> tuple[ChildSpec, ...]:
         else spec
         for spec in CHILD_SPECS
     )
+
+
+def load_shared() -> None:
+    """Complete the image that the actors are forked from."""
+    for name in SHARED:
+        importlib.import_module(name)
+
+
+def load_all() -> None:
+    """Load what all of the actors would, to see that it is there."""
+    for spec in CHILD_SPECS:
+        spec.load()
 
 
 def _left_out(settings: Settings) -> frozenset[Role]:
@@ -103,6 +146,7 @@ def run_tree(
     prestarted: tuple[Prestarted, ...] = (),
     service_manager: ServiceManager | None = None,
     life: Life | None = None,
+    first_envoy: FirstEnvoy | None = None,
 ) -> int:
     """Be the supervisor of the agent until its end; return the exit status.
 
@@ -112,11 +156,14 @@ def run_tree(
         prestarted: Workers that were forked before the heavy imports.
         service_manager: Who is told that the agent is up.
         life: How this program was started, and what it took over.
+        first_envoy: The Envoy that was spawned before the heavy imports.
     """
+    load_shared()
     process.one_arena()
     process.name_process("pilot-agent")
     process.keep_secrets()  # its /proc/PID/fd leads to every notebook
-    settings = Settings(options)
+    prepared = FirstPrepared(None if first_envoy is None else first_envoy.prepared)
+    settings = Settings((*options, prepared))
     supervisor = Supervisor(
         specs_for(settings),
         settings=settings,
@@ -127,5 +174,6 @@ def run_tree(
         prestarted=prestarted,
         service_manager=service_manager,
         life=life,
+        first_envoy=first_envoy,
     )
     return supervisor.run()

@@ -45,6 +45,9 @@ M = TypeVar("M")
 
 _log = get_logger()
 
+_STARTED_WITH: Final = 2
+"""With this heartbeat an actor has done what it does once."""
+
 STACKS_SIGNAL = signal.SIGUSR1
 """Makes a child write the stacks of all its threads to the log's first target."""
 
@@ -118,6 +121,7 @@ class ProcessContext:
         self.notes: dict[str, str] = {}
         self.actor_ref: pykka.ActorRef[Any] | None = None
         self._control = control
+        self._answered = 0  # heartbeats
         self._settings = birth.settings
         self._senders = {to: Sender(end, incarnation=birth.incarnation) for to, end in birth.outbound.items()}
         self._timers = Timers(self.tell_self)
@@ -191,6 +195,9 @@ class ProcessContext:
     def measured(self, number: int) -> HeartbeatAnswered:
         """Return the answer to a heartbeat, having given back what memory is free: starts leave some."""
         process.give_memory_back()
+        self._answered += 1
+        if self._answered == _STARTED_WITH:
+            process.forget_code()
         pss, private = process.memory()
         with self._counters_lock:
             counters, gauges, notes = dict(self.counters), dict(self.gauges), dict(self.notes)
@@ -233,7 +240,7 @@ class _Life:
 
     def run(self) -> int:
         """Serve until the actor has quit; return the exit status."""
-        actor_class = _guarded(self._birth.spec.actor, self._context)
+        actor_class = _guarded(self._birth.spec.load(), self._context)
         actor_class.start(self._context)
         for sender, descriptor in self._birth.inbound.items():
             self._read_from(sender, descriptor)

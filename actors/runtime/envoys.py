@@ -7,21 +7,10 @@ parent can read an exit status. So EnvoyActor decides, and the supervisor spawns
 import os
 import signal
 from collections.abc import Iterable
-from typing import Final
-
-import psutil
 
 from actors.messages.control import EnvoyExited, EnvoyInventory, EnvoyProcess, SpawnEnvoy
-from actors.runtime import leash, process
-
-_DEFAULT_SIGNALS: Final = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGCHLD,
-    signal.SIGPIPE,
-)
+from actors.runtime import process
+from actors.runtime.exec_envoy import exec_envoy
 
 
 class EnvoyKeeper:
@@ -31,6 +20,30 @@ class EnvoyKeeper:
         """Begin with the children that this process had before it executed itself anew."""
         self._alive = {envoy.pid: envoy for envoy in alive}
         self._ended = {event.process.generation: event for event in ended}
+        self._unclaimed: int | None = None  # generation of one that nobody has asked for yet
+
+    def take_in(self, pid: int, generation: int) -> None:
+        """Keep an Envoy that was spawned before anybody asked: who first asks for its generation gets it.
+
+        Until then nobody hears of it, nor of its end.
+        """
+        self._alive[pid] = _described(pid, generation)
+        self._unclaimed = generation
+
+    def has_unclaimed(self, generation: int) -> bool:
+        """Return whether the Envoy of this generation was spawned, and nobody has asked for it yet."""
+        return self._unclaimed == generation
+
+    def end_unclaimed(self) -> None:
+        """End the Envoy that nobody has asked for; it is gone when this returns."""
+        if self._unclaimed is None:
+            return
+        for envoy in [each for each in self._alive.values() if each.generation == self._unclaimed]:
+            os.kill(envoy.pid, signal.SIGKILL)
+            os.waitpid(envoy.pid, 0)
+            del self._alive[envoy.pid]
+        self._ended.pop(self._unclaimed, None)
+        self._unclaimed = None
 
     def spawn(self, wish: SpawnEnvoy) -> EnvoyProcess:
         """Start an Envoy, or return the one of this generation that lives already: it was asked for twice.
@@ -38,18 +51,19 @@ class EnvoyKeeper:
         Raises:
             OSError: it cannot be executed; the message is what Go's os/exec says.
         """
+        if self._unclaimed == wish.generation:
+            self._unclaimed = None
+            if wish.generation in self._ended:
+                return self._ended[wish.generation].process
         for living in self._alive.values():
             if living.generation == wish.generation:
                 return living
         try:
-            pid = _spawn(wish)
+            pid = exec_envoy(wish)
         except OSError as error:
             text = (os.strerror(error.errno) if error.errno else str(error)).lower()
             raise OSError(f"fork/exec {wish.argv[0]}: {text}") from error
-        spawned = EnvoyProcess(
-            generation=wish.generation, pid=pid, create_time=psutil.Process(pid).create_time()
-        )
-        self._alive[pid] = spawned
+        self._alive[pid] = spawned = _described(pid, wish.generation)
         return spawned
 
     def signal(self, wanted: EnvoyProcess, number: int) -> None:
@@ -61,11 +75,16 @@ class EnvoyKeeper:
         """Return the living Envoy of this pid."""
         return self._alive.get(pid)
 
-    def exited(self, pid: int, status: int) -> EnvoyExited:
-        """Note an end."""
+    def exited(self, pid: int, status: int) -> EnvoyExited | None:
+        """Note an end; return what EnvoyActor is to be told, None if it has not asked for this one yet."""
         event = EnvoyExited(process=self._alive.pop(pid), status=status)
         self._ended[event.process.generation] = event
-        return event
+        return None if event.process.generation == self._unclaimed else event
+
+    def end_of(self, envoy: EnvoyProcess) -> EnvoyExited | None:
+        """Return its end, if it has ended."""
+        event = self._ended.get(envoy.generation)
+        return event if event is not None and event.process == envoy else None
 
     def end_noted(self, generation: int) -> None:
         """Forget an end that EnvoyActor has in its notebook."""
@@ -73,7 +92,10 @@ class EnvoyKeeper:
 
     def inventory(self) -> EnvoyInventory:
         """Return what a new incarnation of EnvoyActor has to know."""
-        return EnvoyInventory(alive=tuple(self._alive.values()), ended=tuple(self._ended.values()))
+        return EnvoyInventory(
+            alive=tuple(each for each in self._alive.values() if each.generation != self._unclaimed),
+            ended=tuple(each for each in self._ended.values() if each.process.generation != self._unclaimed),
+        )
 
     def signal_all(self, number: int) -> None:
         """Send a signal to every Envoy that lives."""
@@ -85,38 +107,5 @@ class EnvoyKeeper:
         return bool(self._alive)
 
 
-def _spawn(wish: SpawnEnvoy) -> int:
-    """Fork, prctl, exec; the exec's failure comes back through a pipe that a successful exec closes."""
-    parent, _ = os.getpid(), leash.ends()
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            _become_envoy(wish, parent)
-        except OSError as error:
-            os.write(write_end, (error.errno or 0).to_bytes(4, "big"))
-        finally:
-            os._exit(127)
-    os.close(write_end)
-    with open(read_end, "rb") as pipe:  # noqa: PTH123  # a descriptor
-        failure = pipe.read(4)
-    if failure:
-        os.waitpid(pid, 0)
-        raise OSError(int.from_bytes(failure, "big"), "exec failed")
-    return pid
-
-
-def _become_envoy(wish: SpawnEnvoy, parent: int) -> None:
-    signal.set_wakeup_fd(-1)
-    for number in _DEFAULT_SIGNALS:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    process.hold_no_secrets()  # which opens /proc/self to a user that is not root
-    leash.take()  # before setuid: the pipe is the supervisor's user's
-    if wish.gid >= 0:
-        os.setgid(wish.gid)
-    if wish.uid >= 0:
-        os.setuid(wish.uid)
-    process.hold_no_secrets()  # setuid undid it; the core limit is the container's own
-    process.die_with_parent(parent)  # after setuid, which clears it
-    os.execve(wish.argv[0], wish.argv, wish.environment)  # noqa: S606  # no shell is the point
+def _described(pid: int, generation: int) -> EnvoyProcess:
+    return EnvoyProcess(generation=generation, pid=pid, create_time=process.create_time_s(pid))

@@ -1,6 +1,6 @@
 """Envoys that EnvoyActor wants, held back until what they connect to is Ready."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from actors.messages import control as said
@@ -35,22 +35,29 @@ class HeldBack:
         wishes, self._wishes = self._wishes, {}
         return [said.EnvoySpawnFailed(generation=generation, reason=reason) for generation in wishes]
 
-    def spawn(self, *, waited: bool) -> list[said.EnvoySpawned | said.EnvoySpawnFailed]:
+    def spawn(self, *, waited: bool) -> list[said.EnvoySpawned | said.EnvoySpawnFailed | said.EnvoyExited]:
         """Spawn them if it is time, `waited` or not; return what EnvoyActor is to be told."""
-        missing = self.missing()
+        is_there = any(map(self._envoys.has_unclaimed, self._wishes))  # where it connects to listens already
+        missing = [] if is_there else self.missing()
         if not self._wishes or (missing and not waited):
             return []
         if missing:
             _log.warn(f"Envoy starts without {' and '.join(missing)} being ready")
         wishes, self._wishes = self._wishes, {}
-        return [self._spawn(wish) for wish in wishes.values()]
+        return [reply for wish in wishes.values() for reply in self._spawn(wish)]
 
     def missing(self) -> list[Role]:
         """Return those actors of `after` that are not ready."""
         return [role for role in self._after if not self._is_ready(role)]
 
-    def _spawn(self, wish: said.SpawnEnvoy) -> said.EnvoySpawned | said.EnvoySpawnFailed:
+    def _spawn(
+        self, wish: said.SpawnEnvoy
+    ) -> Iterator[said.EnvoySpawned | said.EnvoySpawnFailed | said.EnvoyExited]:
         try:
-            return said.EnvoySpawned(process=self._envoys.spawn(wish))
+            spawned = self._envoys.spawn(wish)
         except OSError as error:
-            return said.EnvoySpawnFailed(generation=wish.generation, reason=str(error))
+            yield said.EnvoySpawnFailed(generation=wish.generation, reason=str(error))
+            return
+        yield said.EnvoySpawned(process=spawned)
+        if (ended := self._envoys.end_of(spawned)) is not None:
+            yield ended  # it was spawned before it was asked for, and has not lived for so long

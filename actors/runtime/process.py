@@ -9,7 +9,7 @@ import os
 import resource
 import select
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from pilot_agent.log import get_logger
@@ -20,8 +20,10 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _M_ARENA_MAX: Final = -8
+_MADV_DONTNEED: Final = 4
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _CORE_LIMIT: Final = resource.getrlimit(resource.RLIMIT_CORE)
+_CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _ASKED_AT_ONCE: Final = 64
 _GAP_AT_THE_END: Final = 128
 
@@ -102,6 +104,29 @@ def give_memory_back() -> None:
     _libc.malloc_trim(0)
 
 
+def forget_code() -> None:
+    """Unmap the pages of programs and libraries; what is used comes back from the page cache, at once.
+
+    What only the start has used does not come back: 4 of the 6 MB of gRPC's library, for one. Only mappings
+    of files that cannot be written, with no page changed (by relocation), are touched.
+    """
+    for start, end in list(_unchanged_mappings()):
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+
+
+def _unchanged_mappings() -> Iterator[tuple[int, int]]:
+    first = last = 0
+    is_code = False
+    with open("/proc/self/smaps", "rb") as file:  # noqa: PTH123
+        for line in file:
+            words = line.split()
+            if not words[0].endswith(b":"):
+                is_code = len(words) > 5 and words[1] in (b"r-xp", b"r--p") and words[5].startswith(b"/")
+                first, last = (int(word, 16) for word in words[0].split(b"-"))
+            elif words[0] == b"Anonymous:" and is_code and words[1] == b"0":
+                yield first, last
+
+
 def memory() -> tuple[int, int]:
     """Return (PSS, private bytes) of this process, from smaps_rollup."""
     pss = private = 0
@@ -119,6 +144,12 @@ def thread_count() -> int:
     """Return how many threads this process has."""
     with open("/proc/self/stat", "rb") as file:  # noqa: PTH123
         return int(file.read().rpartition(b")")[2].split()[17])
+
+
+def create_time_s(pid: int) -> float:
+    """Return when a process was started, in seconds since the boot: with the pid it names it for ever."""
+    with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+        return int(file.read().rpartition(b")")[2].split()[19]) / _CLOCK_TICKS
 
 
 def _prctl(option: int, value: int) -> None:

@@ -19,6 +19,7 @@ from actors.runtime import adoption, handover, held_back, process
 from actors.runtime.backoff import LIVED_WELL_S, restart_delay_s
 from actors.runtime.births import Births
 from actors.runtime.family import Child, Running
+from actors.runtime.first_envoy import FirstEnvoy
 from actors.runtime.handover import Handover, Launch, Life
 from actors.runtime.held_back import HeldBack
 from actors.runtime.loop import Loop
@@ -67,6 +68,7 @@ class Supervisor:
         prestarted: tuple[Prestarted, ...] = (),
         service_manager: ServiceManager | None = None,
         life: Life | None = None,
+        first_envoy: FirstEnvoy | None = None,
     ) -> None:
         """Make all channels and notebooks, or take those of the version before.
 
@@ -80,6 +82,7 @@ class Supervisor:
             prestarted: Workers that were forked before; the first actor that asks gets each.
             service_manager: Who is told that all actors are up, that this loop turns, and that the end comes.
             life: How this program was started; with it the agent can be upgraded.
+            first_envoy: The Envoy that was spawned before, and what it connects to.
         """
         self._taken = life.taken if life is not None else None
         self._family = adoption.family(specs, self._taken)
@@ -89,6 +92,10 @@ class Supervisor:
         self._held_back = HeldBack(self._envoys, envoy_after, self._is_ready)
         self._fatal_of_envoy: said.Fatal | None = None
         self._left_out = set(left_out)
+        if first_envoy is not None:
+            self._envoys.take_in(first_envoy.pid, first_envoy.generation)
+            for role, descriptors in first_envoy.listeners.items():
+                self._family[role].hand_down(descriptors)
         self._service_manager = service_manager or ServiceManager()
         self._loop = Loop()
         self._phase = Phase.RUNNING
@@ -121,13 +128,14 @@ class Supervisor:
             self._on_signal,
         )
         handover.listen_again()
-        gc.collect()
         gc.freeze()  # the collector's marks would unshare the pages that the children inherit
+        gc.enable()  # there is next to no garbage of the imports, and to look for it would cost 12 ms
+        awaits_envoy = not self._envoys.any_alive()
         for child in self._family.values():
             if child.running is not None:
                 self._watch(child, child.running)  # of the version before
                 self._left_out.discard(child.spec.role)
-            elif not child.spec.after_envoy and child.spec.role not in self._left_out:
+            elif child.spec.role not in self._left_out and not (awaits_envoy and child.spec.after_envoy):
                 self._start(child)
         self._loop.after(_REST_WAITS_S, self._start_the_rest)
         if self._upgrade is not None:
@@ -272,6 +280,7 @@ class Supervisor:
     def _spawn_held_back(self, *, waited: bool = False) -> None:
         """Spawn the Envoys that were asked for, once it is time; when the agent ends there are no more."""
         if self._phase >= Phase.ENVOY_ENDING:
+            self._envoys.end_unclaimed()
             replies: Sequence[object] = self._held_back.refuse_all("the agent is ending")
         else:
             replies = self._held_back.spawn(waited=waited)
@@ -310,7 +319,7 @@ class Supervisor:
             return
         elif self._envoys.find(pid) is not None:
             ended = self._envoys.exited(pid, status)
-            if (envoy := self._family.get(Role.ENVOY)) is not None:
+            if ended is not None and (envoy := self._family.get(Role.ENVOY)) is not None:
                 self._say(envoy, ended)
         else:
             _log.debug(f"reaped process {pid} of somebody else", status=status)  # we may be process 1
@@ -421,6 +430,7 @@ class Supervisor:
             self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s, again=again))
             return
         self._phase, self._end_began_s = Phase.ENVOY_ENDING, time.monotonic()
+        self._envoys.end_unclaimed()  # here: EnvoyActor clears up behind it, and does not know it
         self._service_manager.ending()
         self._say(envoy, said.Quit(deadline_s=envoy.spec.quit_s))
         self._spawn_held_back()  # which are refused now

@@ -6,9 +6,12 @@
 - `textwrap` and `msgspec.inspect` are for the JSON schemas that msgspec could print.
 - `urllib.parse` and `ntpath` are for pathlib's URLs and Windows paths.
 - `subprocess` and `tokenize` are for what seldom happens.
+- `inspect`, with `ast` and `dis`, is a seventh of all that is imported for a docstring: dataclasses, h11's,
+  ask for the signature to put there. tenacity asks it what is a coroutine, once somebody decorates one.
 """
 
 import os
+import sys
 import typing
 import urllib
 from typing import Any
@@ -25,6 +28,7 @@ def keep_imports_lean() -> None:
     stand_in("platform", {"system": lambda: os.uname().sysname})
     assert urllib.__path__  # the package itself is empty
     stand_in("urllib.parse", {"quote_from_bytes": _quoted})
+    stand_in("inspect", {"signature": _signature})
     for name in ("textwrap", "msgspec.inspect", "ntpath", "subprocess", "tokenize"):
         stand_in(name)
 
@@ -37,3 +41,12 @@ def _quoted(data: bytes, safe: str = "/") -> str:
     from urllib.parse import quote  # noqa: PLC0415  # the real one
 
     return quote(data, safe)
+
+
+def _signature(of: Any, **options: Any) -> Any:  # Any: as the real one
+    """Return nothing where dataclasses ask; anybody else gets the real one's answer."""
+    if sys._getframe(1).f_globals.get("__name__") == "dataclasses":  # noqa: SLF001  # there is no other way
+        return ""
+    import inspect  # noqa: PLC0415
+
+    return inspect.Signature.from_callable(of, **options)  # a name that the stand-in has not

@@ -2,12 +2,15 @@
 
 Two things are slow: importing the actors, and making the first key. So everything that can end the agent
 with an error is looked at first, without them; `before_heavy_imports` is where work for another process
-can begin; and `actors.tree`, which imports every actor, comes last.
+can begin; `first_envoy` has Envoy load on the other processor; and `actors.tree`, which imports every
+actor, comes last.
 """
 
+import gc
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,6 +30,9 @@ from pilot_agent.service_manager import ServiceManager
 from pilot_agent.version import build_info
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from actors.runtime.first_envoy import FirstEnvoy
     from actors.runtime.workers import Prestarted
     from pilot_agent.cli.succession import Succession
     from pilot_agent.proxyconfig import ProxyFlags
@@ -48,6 +54,7 @@ def run(invocation: Invocation) -> int:
 
 def _run(invocation: Invocation, start: "Succession | None") -> int:
     command, variables = (sys.executable, *sys.orig_argv[1:]), dict(os.environ)  # before any is changed
+    gc.disable()  # until the supervisor runs: what is imported stays
     if start is None:
         _end_at_once_on_signals()
     take_group_of_program(sys.argv[0])
@@ -80,8 +87,9 @@ def _probe(start: "Succession") -> int:
     from actors.runtime.warm import prepare  # noqa: PLC0415
 
     prepare()
-    import actors.tree  # noqa: F401, PLC0415  # loads every actor
+    from actors.tree import load_all  # noqa: PLC0415
 
+    load_all()
     start.look_at_notebooks()
     return 0
 
@@ -217,20 +225,21 @@ def _run_tree(
     """Import what is heavy, and hand over to the actors."""
     from actors.runtime.warm import prepare  # noqa: PLC0415
 
-    prepare()
-    from actors.runtime.handover import Launch, Life  # noqa: PLC0415
-    from actors.tree import run_tree  # noqa: PLC0415
-    from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
-    from pilot_agent.status.listener import StatusListener, open_listener  # noqa: PLC0415
-    from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
+    with _first_envoy(settings, place) as first:
+        prepare()
+        from actors.runtime.handover import Launch, Life  # noqa: PLC0415
+        from actors.tree import run_tree  # noqa: PLC0415
+        from pilot_agent.log.bridge import bridge_library_logs  # noqa: PLC0415  # imports logging
+        from pilot_agent.status.listener import StatusListener, open_listener  # noqa: PLC0415
+        from pilot_agent.status.options import StatusOptions  # noqa: PLC0415
 
-    bridge_library_logs()
-    status = next(topic for topic in settings if isinstance(topic, StatusOptions))
-    taken = place.start.handover if place.start is not None else None
-    if taken is not None:
-        descriptor = taken.kept[0] if taken.kept else -1
-    else:
-        descriptor = listening.detach() if (listening := open_listener(status)) is not None else -1
+        bridge_library_logs()
+        status = next(topic for topic in settings if isinstance(topic, StatusOptions))
+        taken = place.start.handover if place.start is not None else None
+        if taken is not None:
+            descriptor = taken.kept[0] if taken.kept else -1
+        else:
+            descriptor = listening.detach() if (listening := open_listener(status)) is not None else -1
     launch = Launch(place.command, place.environment)
     return run_tree(
         (*settings, StatusListener(descriptor=descriptor)),
@@ -238,4 +247,25 @@ def _run_tree(
         prestarted=prestarted,
         service_manager=service_manager,
         life=Life(launch=launch, words=tuple(sys.argv[1:]), directory=place.config_path, taken=taken),
+        first_envoy=first,
     )
+
+
+def _first_envoy(settings: tuple[object, ...], place: Place) -> "AbstractContextManager[FirstEnvoy | None]":
+    """Return the block in which Envoy loads beside the imports; a version before has one already."""
+    if place.start is not None:
+        return nullcontext()
+    from actors.runtime.first_envoy import first_envoy  # noqa: PLC0415
+    from actors.runtime.roles import Role  # noqa: PLC0415
+    from actors.runtime.settings import Settings  # noqa: PLC0415
+    from pilot_agent.bootstrap.options import BootstrapOptions  # noqa: PLC0415
+    from pilot_agent.envoy.options import EnvoyOptions  # noqa: PLC0415
+    from pilot_agent.security.options import SecurityOptions  # noqa: PLC0415
+    from pilot_agent.xds.options import XdsOptions  # noqa: PLC0415
+
+    known = Settings(settings)
+    sockets = {
+        Role.SDS: os.path.normpath(known.get(SecurityOptions).socket_path),
+        Role.DOWNSTREAM_XDS: known.get(XdsOptions).socket_path,
+    }
+    return first_envoy(known.get(EnvoyOptions), known.get(BootstrapOptions), sockets)

@@ -38,6 +38,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
 
 
+class FirstPrepared(msgspec.Struct, frozen=True):
+    """A setting: what was put in place for the first Envoy when EnvoyActor did not live yet, if anything."""
+
+    prepared: Prepared | None = None
+
+
 class Launchpad:
     """Prepares generations and clears up after them; `hot_restart`: they can take over from each other."""
 

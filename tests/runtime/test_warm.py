@@ -25,7 +25,8 @@ def test_the_tree_loads_without_asyncio_and_heavy_modules() -> None:
 import sys
 from actors.runtime.warm import prepare
 prepare()
-import actors.tree
+from actors.tree import load_all
+load_all()
 heavy = (
     "asyncio.events", "cryptography", "google.protobuf", "grpc", "yaml", "http.client", "http.server", "email"
 )
@@ -55,3 +56,48 @@ from actors.runtime.process import thread_count
 print(thread_count())
 """
     assert run(program) == "1"
+
+
+def test_what_two_actors_use_is_loaded_before_the_fork_and_what_one_uses_is_not() -> None:
+    program = """
+import json, os, sys
+from pilot_agent.cli.lean_imports import keep_imports_lean
+keep_imports_lean()
+from actors.runtime.warm import prepare
+prepare()
+import actors.tree as tree
+import pilot_agent.health.options, pilot_agent.security.options, pilot_agent.security.work
+import pilot_agent.xds.options  # as all that makes settings
+from actors.runtime.roles import Role
+before = set(sys.modules)
+users = {}
+for spec in tree.CHILD_SPECS:
+    if spec.role is Role.DNS:
+        continue  # seldom there
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        spec.load()
+        os.write(write_end, json.dumps(sorted(set(sys.modules) - before)).encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end) as pipe:
+        for name in json.load(pipe):
+            users.setdefault(name, []).append(spec.role.value)
+tree.load_shared()
+loaded = set(sys.modules) - before
+wanted = {name for name, who in users.items() if len(who) > 1}
+print(sorted(wanted - loaded), sorted(loaded & {name for name, who in users.items() if len(who) == 1}))
+"""
+    assert run(program) == "[] []"
+
+
+def test_all_that_the_actors_load_can_be_looked_for_before_an_upgrade() -> None:
+    program = """
+from actors.runtime.warm import prepare
+prepare()
+import sys
+from actors.tree import CHILD_SPECS, load_all
+load_all()
+print([spec.role for spec in CHILD_SPECS if spec.load().__module__ not in sys.modules])
+"""
+    assert run(program) == "[]"

@@ -35,6 +35,7 @@ from pilot_agent.bootstrap import BootstrapOptions
 from pilot_agent.bootstrap.platform import UNKNOWN
 from pilot_agent.environment import Environment
 from pilot_agent.envoy import EnvoyOptions
+from pilot_agent.envoy.launch import FirstPrepared
 from pilot_agent.proxyconfig import Loaded, Node, ProxyConfig, ProxyFlags
 from tests.support.context import FakeContext, MemoryNotebook
 from tests.support.real_envoy import envoy_path, free_ports
@@ -211,7 +212,7 @@ class EnvoyRig:
             role=Role.ENVOY,
             incarnation=self.incarnation,
             notebook=self.notebook,
-            options=(self.options, self.bootstrap),
+            options=(self.options, self.bootstrap, FirstPrepared()),
             supervisor=self.supervisor,
         )
         self.actor = EnvoyActor.start(self.context)
