@@ -36,27 +36,7 @@ _DNS_LIMIT: Final = 256 * MIB
 CHILD_SPECS: Final = (
     # Names first, as in the reference; with DNS capture off it is left out.
     ChildSpec(role=Role.DNS, actor="actors.dns:DnsActor", quit_s=5.0, private_limit_bytes=_DNS_LIMIT),
-    # What Envoy waits for comes first, and the rest while Envoy loads (60 ms before it connects).
-    ChildSpec(
-        role=Role.SDS,
-        actor="actors.sds:SdsActor",
-        quit_s=5.0,
-        private_limit_bytes=_BASE_LIMIT,
-        holds_secrets=True,
-    ),
-    ChildSpec(
-        role=Role.DOWNSTREAM_XDS,
-        actor="actors.downstream_xds:DownstreamXdsActor",
-        quit_s=5.0,
-        private_limit_bytes=_XDS_LIMIT,
-    ),
-    ChildSpec(
-        role=Role.ENVOY,
-        actor="actors.envoy:EnvoyActor",
-        quit_s=math.inf,
-        private_limit_bytes=_BASE_LIMIT,
-        ends_by_itself=True,
-    ),
+    # Then by how much each has to load, since Envoy waits for all: gRPC, and the CA's answer, take longest.
     ChildSpec(
         role=Role.UPSTREAM_XDS,
         actor="actors.upstream_xds:UpstreamXdsActor",
@@ -71,6 +51,26 @@ CHILD_SPECS: Final = (
         private_limit_bytes=_BASE_LIMIT,
         holds_secrets=True,
         after_envoy=True,
+    ),
+    ChildSpec(
+        role=Role.DOWNSTREAM_XDS,
+        actor="actors.downstream_xds:DownstreamXdsActor",
+        quit_s=5.0,
+        private_limit_bytes=_XDS_LIMIT,
+    ),
+    ChildSpec(
+        role=Role.SDS,
+        actor="actors.sds:SdsActor",
+        quit_s=5.0,
+        private_limit_bytes=_BASE_LIMIT,
+        holds_secrets=True,
+    ),
+    ChildSpec(
+        role=Role.ENVOY,
+        actor="actors.envoy:EnvoyActor",
+        quit_s=math.inf,
+        private_limit_bytes=_BASE_LIMIT,
+        ends_by_itself=True,
     ),
     ChildSpec(
         role=Role.HEALTH,
