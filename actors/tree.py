@@ -36,7 +36,7 @@ _DNS_LIMIT: Final = 256 * MIB
 CHILD_SPECS: Final = (
     # Names first, as in the reference; with DNS capture off it is left out.
     ChildSpec(role=Role.DNS, actor="actors.dns:DnsActor", quit_s=5.0, private_limit_bytes=_DNS_LIMIT),
-    # Then by how much each has to load, since Envoy waits for all: gRPC, and the CA's answer, take longest.
+    # Then by how long each takes, since Envoy waits for all: TLS to istiod, and the CA's answer, most.
     ChildSpec(
         role=Role.UPSTREAM_XDS,
         actor="actors.upstream_xds:UpstreamXdsActor",

@@ -107,8 +107,8 @@ def give_memory_back() -> None:
 def forget_code() -> None:
     """Unmap the pages of programs and libraries; what is used comes back from the page cache, at once.
 
-    What only the start has used does not come back: 4 of the 6 MB of gRPC's library, for one. Only mappings
-    of files that cannot be written, with no page changed (by relocation), are touched.
+    What only the start has used does not come back. Only mappings of files that cannot be written, with no
+    page changed (by relocation), are touched.
     """
     for start, end in list(_unchanged_mappings()):
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
