@@ -278,8 +278,8 @@ def test_actors_ignore_the_signals_of_the_group_and_own_only_their_ends(tree: Tr
     assert tree.ask("cert", "ignored") == ["SIGINT", "SIGTERM", "SIGHUP"]
     before = tree.ask("cert", "descriptors")
     sockets = [name for name in before if name.startswith("socket:")]
-    # control and its duplicate are one; two inbound, two outbound, its command server and this connection
-    assert len(set(sockets)) <= 1 + 2 + 2 + 2, before
+    # control and its duplicate are one; three inbound, two outbound, its command server and this connection
+    assert len(set(sockets)) <= 1 + 3 + 2 + 2, before
     assert sum("notebook" in name for name in before) == 1
     old = tree.pid("cert")
     os.kill(old, signal.SIGKILL)
