@@ -98,6 +98,12 @@ def test_a_death_that_nobody_ordered_is_told_from_those_that_were() -> None:
     assert not passed(record)
 
 
+def test_a_kill_that_the_last_sample_does_not_know_of_yet_is_no_death_too_few() -> None:
+    samples = [sample(number) for number in range(LONG)]
+    killed = Happened(at_s=samples[-1].at_s, what="actor killed", agent="sidecar", detail="cert")
+    assert passed(Record(samples=samples, happened=[killed]))
+
+
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "record.jsonl"
     writer = Writer(file, {"pace": "compressed"})
