@@ -10,8 +10,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -69,17 +69,6 @@ class ClientCall:
         self._unreported_bytes = 0
         self._heard_s = self._asked_s = 0.0
         self._was_greeted, self._goaway = False, ""
-        self._handlers: dict[int, Callable[[Head, memoryview], None]] = {
-            frames.DATA: self._on_data,
-            frames.HEADERS: self._on_headers,
-            frames.CONTINUATION: self._on_headers,
-            frames.RST_STREAM: self._on_reset,
-            frames.SETTINGS: self._on_settings,
-            frames.PUSH_PROMISE: self._on_push,
-            frames.PING: self._on_ping,
-            frames.GOAWAY: self._on_goaway,
-            frames.WINDOW_UPDATE: self._on_window_update,
-        }
 
     def responses(self) -> Iterator[bytes]:
         """Yield what the server sends, each being read when it is asked for; then `code` tells the end."""
@@ -279,11 +268,11 @@ class ClientCall:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the first frame is no SETTINGS")
         if self._answer.is_amid_headers and head.kind != frames.CONTINUATION:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "a header block is interrupted")
-        handler = self._handlers.get(head.kind)
+        handler = self._HANDLERS.get(head.kind)
         if handler is not None:  # unknown kinds are to be ignored
             if head.stream not in (0, _STREAM):
                 raise ConnectionFaultError(frames.PROTOCOL_ERROR, f"a frame for the stream {head.stream}")
-            handler(head, payload)
+            handler(self, head, payload)
 
     def _on_headers(self, head: Head, payload: memoryview) -> None:
         self._answer.take(head, bytes(payload))
@@ -366,3 +355,17 @@ class ClientCall:
         self._goaway = f'received prior goaway: code: {frames.error_name(code)}, debug data: "{debug}"'
         if last < _STREAM:
             self._end(Code.UNAVAILABLE, f"the connection is draining: {self._goaway}")
+
+    # The class's and not the object's: bound methods would tie each call, and its connection, into a ring
+    # that waits for the garbage collector.
+    _HANDLERS: ClassVar[Mapping[int, Callable[["ClientCall", Head, memoryview], None]]] = {
+        frames.DATA: _on_data,
+        frames.HEADERS: _on_headers,
+        frames.CONTINUATION: _on_headers,
+        frames.RST_STREAM: _on_reset,
+        frames.SETTINGS: _on_settings,
+        frames.PUSH_PROMISE: _on_push,
+        frames.PING: _on_ping,
+        frames.GOAWAY: _on_goaway,
+        frames.WINDOW_UPDATE: _on_window_update,
+    }

@@ -4,6 +4,7 @@ import gc
 import queue
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -204,3 +205,20 @@ def test_many_calls_leave_no_thread_and_no_descriptor(place: Place) -> None:
     gc.collect()
     wait_for(lambda: threading.active_count() <= threads, what="the end of all threads")
     wait_for(lambda: len(list(Path("/proc/self/fd").iterdir())) <= files, what="closed descriptors")
+
+
+def test_a_call_that_is_over_does_not_wait_for_the_collector(place: Place) -> None:
+    def serve() -> "weakref.ref[ClientCall]":
+        call = a_call(place.target)
+        send_from_a_thread(call, b"1").join(0)
+        assert next(call.responses())
+        call.close()
+        return weakref.ref(call)
+
+    gc.collect()
+    gc.disable()
+    try:
+        calls = [serve() for _ in range(5)]
+        wait_for(lambda: not any(each() for each in calls), what="the end of all calls")
+    finally:
+        gc.enable()
