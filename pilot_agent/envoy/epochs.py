@@ -20,6 +20,7 @@ from pilot_agent.envoy.model import (
     NEVER,
     Announce,
     Begun,
+    Clear,
     Count,
     Drain,
     Exited,
@@ -105,13 +106,11 @@ def prepared(turn: Turn, event: Prepared) -> None:
 
 
 def _prepared_in_vain(turn: Turn, event: Prepared) -> None:
-    """Have the files removed of a generation that was dropped while they were made: Envoy had crashed."""
-    path, base_id = event.bootstrap_path, event.base_id
+    """Have the bootstrap removed of a generation that was dropped while it was written: Envoy had crashed."""
+    path, number = event.bootstrap_path, event.generation
     if path and all(each.bootstrap_path != path for each in turn.state.generations):
-        gone = Generation(
-            generation=event.generation, epoch=0, base_id=base_id, admin_port=0, phase=Phase.PREPARING
-        )
-        turn.drop(replace(gone, bootstrap_path=path))
+        gone = Generation(generation=number, epoch=0, base_id=0, admin_port=0, phase=Phase.PREPARING)
+        turn.do(Clear(generation=replace(gone, bootstrap_path=path), base_id_is_free=False))
 
 
 def spawned(turn: Turn, event: Spawned) -> None:

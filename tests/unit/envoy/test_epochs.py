@@ -423,7 +423,7 @@ def test_a_crash_while_the_next_is_prepared_makes_it_a_cold_start() -> None:
     life.on(Prepared(generation=1, base_id=700, bootstrap_path="x"))
     assert life.did(Spawn) == []
     assert [(each.generation.bootstrap_path, each.base_id_is_free) for each in life.did(Clear)] == [
-        ("x", True)
+        ("x", False)
     ]
     assert (prepare.generation.epoch, prepare.generation.base_id) == (0, 0)
 
