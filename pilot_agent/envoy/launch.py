@@ -55,6 +55,7 @@ class Launchpad:
         self._binaries: dict[
             int, hot_restart_version.Identity | None
         ] = {}  # base id → which file its newest Envoy is
+        self._undeleted: set[str] = set()  # bootstraps that a read-only disk kept
         self.obstacle = ""
         if options.enabled and options.wants_hot_restart(custom_bootstrap=self._is_custom):
             self.obstacle = self.shared_files.obstacle()
@@ -135,10 +136,14 @@ class Launchpad:
             self.shared_files.remove(gone.base_id)
         if not gone.bootstrap_path or gone.bootstrap_path == self._options.custom_config_file:
             return
-        try:
-            bootstrap_file.remove(gone.bootstrap_path, self._path(None))
-        except OSError as error:
-            _log.warn(f"failed to delete config file {gone.bootstrap_path}: {error.strerror}")
+        for path in (gone.bootstrap_path, *self._undeleted):
+            try:
+                bootstrap_file.remove(path, self._path(None))
+                self._undeleted.discard(path)
+            except OSError as error:
+                if path not in self._undeleted:
+                    _log.warn(f"failed to delete config file {path}: {error.strerror}")
+                self._undeleted.add(path)
 
     def _complete(self, wanted: Generation) -> Generation:
         base_id, admin_port = wanted.base_id, wanted.admin_port
@@ -173,6 +178,7 @@ class Launchpad:
         if token:
             bootstrap_file.write(lightstep_token_file(self._bootstrap), token.encode(), self._owner)
         bootstrap_file.write(known.bootstrap_path, content, self._owner)
+        self._undeleted.discard(known.bootstrap_path)
         if self.hot_restart:
             bootstrap_file.point_newest(self._path(None), known.bootstrap_path)
 

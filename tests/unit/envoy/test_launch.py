@@ -130,6 +130,22 @@ def test_after_the_end_nothing_is_left(folder: Path) -> None:
     assert list(Path("etc/istio/proxy").iterdir()) == []
 
 
+def test_a_bootstrap_that_could_not_be_removed_goes_with_the_next(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pad = launchpad()
+    first, second = (pad.prepare(wanted(number), validate=False) for number in (0, 1))
+    kept = Path(first.bootstrap_path)
+    kept.unlink()
+    kept.mkdir()  # which cannot be removed as a file, as on a disk that is read-only
+    pad.clear(filled(wanted(0), first), base_id_is_free=False)
+    assert capfd.readouterr().out.count(f"failed to delete config file {kept}") == 1
+    kept.rmdir()
+    kept.write_text("{}")
+    pad.clear(filled(wanted(1), second), base_id_is_free=True)
+    assert not kept.exists()
+
+
 def test_what_an_earlier_agent_left_is_removed_at_the_start(folder: Path) -> None:
     launchpad().prepare(wanted(), validate=False)  # and killed
     pad = launchpad()
