@@ -129,7 +129,9 @@ class Actor:
         failures = stage.traffic.failures(before.begin_s)
         cut, failed = oracle.sort_failures(failures, cuts, window_s, excused)
         late = [one for one in failed if one.kind in cuts & {"dns", "wasm"}]  # not what readiness speaks of
-        for begin_s, end_s in oracle.overlaps(strike.watch, log, before.begin_s):
+        windows = oracle.overlaps(strike.watch, log, before.begin_s)
+        windows += oracle.aborts(strike.watch, log, before.begin_s) if fault.aborts else []
+        for begin_s, end_s in windows:
             late += [
                 one for one in failed if one.begin_s <= end_s and one.end_s >= begin_s and one not in late
             ]

@@ -49,6 +49,7 @@ class Fault:
     way: Way
     lasts_s: tuple[float, float] = (0.0, 0.0)  # between injection and cure, drawn
     cuts: frozenset[str] = NOTHING
+    aborts: bool = False  # an Envoy in a hot restart aborts where the socket of its parent is gone
     told: str = ""  # regular expression for the agent's log; empty: there is nothing it could say
     told_in: frozenset[str] = frozenset(PHASES)  # phases in which there is something to be said
     phases: frozenset[str] = frozenset(PHASES)

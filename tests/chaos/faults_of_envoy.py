@@ -26,12 +26,21 @@ def _newest(strike: Strike) -> int:
     return lives[-1].pid
 
 
+def _end(strike: Strike, number: int, *pids: int) -> None:
+    """Signal them and wait for their end: while a crash writes its stack, the other threads still answer."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    alive = strike.watch.alive
+    wait_for(lambda: all(life.pid not in pids for life in alive(ENVOY)), what="the end of Envoy")
+
+
 @fault(
     "SIGKILL: Envoy", cuts=ALL - {"dns"}, told=_KILLED, phases=_PHASES,
     router_too=True, weight=2.0,
 )  # fmt: skip
 def killed(strike: Strike) -> Iterator[None]:
-    os.kill(_newest(strike), signal.SIGKILL)
+    _end(strike, signal.SIGKILL, _newest(strike))
     yield
 
 
@@ -40,7 +49,7 @@ def killed(strike: Strike) -> Iterator[None]:
     phases=_PHASES, router_too=True,
 )  # fmt: skip
 def crashed(strike: Strike) -> Iterator[None]:
-    os.kill(_newest(strike), signal.SIGSEGV)
+    _end(strike, signal.SIGSEGV, _newest(strike))
     yield
 
 
@@ -52,9 +61,7 @@ def crashed(strike: Strike) -> Iterator[None]:
 )
 def all_killed(strike: Strike) -> Iterator[None]:
     _newest(strike)
-    for life in strike.watch.alive(ENVOY):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(life.pid, signal.SIGKILL)
+    _end(strike, signal.SIGKILL, *(life.pid for life in strike.watch.alive(ENVOY)))
     yield
 
 

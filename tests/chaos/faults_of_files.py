@@ -95,7 +95,7 @@ for _name, _what, _told in (
         Fault(
             name=f"disk {_name}: etc before a hot restart",
             way=_with_a_hot_restart(_what),
-            lasts_s=(3.0, 6.0),
+            lasts_s=(9.0, 11.0),  # one that is under way ends first
             cuts=frozenset({"tcp-kept"}),
             variants=frozenset({"hot-restart", "files"}),
             phases=frozenset({"steady", "push"}),
@@ -142,6 +142,7 @@ for _place in (_CONFIG, _IDENTITY, _MODULES):
             wants_mounts=True,
             cuts=_WASM if _place == _MODULES else NOTHING,
             phases=_RUNNING,
+            aborts=_place == _CONFIG,
             heals_within_s=45.0,
         )
     )
@@ -155,7 +156,7 @@ def sockets_deleted(strike: Strike) -> Iterator[None]:
     yield
 
 
-@fault("hot restart's files deleted", phases=_RUNNING, heals_within_s=60.0)
+@fault("hot restart's files deleted", phases=_RUNNING, heals_within_s=60.0, aborts=True)
 def restart_files_deleted(strike: Strike) -> Iterator[None]:
     """Envoy's own sockets, the base ids and the bootstrap of the running Envoy."""
     folder = strike.agent.directory / _CONFIG

@@ -5,7 +5,10 @@ A request *failed* when nothing excuses it. It was *cut*, which is allowed, when
  - and it was under way at some moment between the step's begin and the first readiness after the cure;
  - with the policy hot-restart a kept TCP connection may also end when the old epoch of a hot restart ends;
  - a connection in the accept queue of an Envoy that cannot be drained may be reset: it was under way when
-   that Envoy ended, and the log tells of an overlapping start.
+   that Envoy ended, and the log tells of an overlapping start;
+ - an Envoy aborts by itself when it finds, during a hot restart, that its parent's socket was deleted: what
+   was under way from a second before that until the next readiness, where the fault deletes sockets and the
+   log has it.
 
 Readiness was a lie when the agent said 200 while it had no Envoy, or when a request to it began after it had
 said so for good and failed: that request counts as failed.
@@ -115,6 +118,18 @@ def overlaps(watch: Watch, log: str, since_s: float) -> list[tuple[float, float]
         return []
     ends = [life.ended_s for life in watch.of(ENVOY) if life.ended_s is not None and life.ended_s >= since_s]
     return [(end_s - 2 * BACK_S, end_s + BACK_S) for end_s in ends]
+
+
+def aborts(watch: Watch, log: str, since_s: float) -> list[tuple[float, float]]:
+    """Return from when to when an Envoy was away that aborted since its parent's socket was deleted."""
+    if "hot restart sendmsg() failed" not in log:
+        return []
+    found = []
+    for life in watch.of(ENVOY):
+        if life.ended_s is not None and life.ended_s >= since_s:
+            answers = (one.end_s for one in watch.answers if one.status == 200 and one.begin_s > life.ended_s)
+            found.append((life.ended_s - BACK_S, next(answers, time.monotonic())))
+    return found
 
 
 def back(strike: Strike, log: str) -> Iterator[tuple[float, str]]:
