@@ -259,7 +259,7 @@ def _versions(response: Spans) -> dict[bytes, bytes]:
 
 def _behind_version(data: bytes) -> int:
     """Return the offset behind system_version_info, if the message begins with a short one."""
-    if len(data) > 1 and data[0] == _VERSION_TAG and data[1] < 0x80:
+    if len(data) > 1 and data[0] == _VERSION_TAG and data[1] < 0x80 and 2 + data[1] <= len(data):
         return 2 + data[1]
     return 0
 

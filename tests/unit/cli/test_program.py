@@ -221,9 +221,13 @@ def test_a_small_command_runs_without_home_name_or_writable_disk(tmp_path: Path)
 
 
 def test_ctrl_c_ends_it_as_it_ends_any_program() -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests behind a shell's & ignore it
+    try:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "wait"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert b"Waiting for Envoy proxy to be ready (timeout: 60 seconds)..." in process.stdout.readline()
     process.send_signal(signal.SIGINT)

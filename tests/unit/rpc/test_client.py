@@ -145,6 +145,7 @@ def test_a_call_whose_server_never_speaks_can_be_cancelled() -> None:
         assert reader.result(10) == []
         sender.result(10)
         assert call.code is Code.CANCELLED
+        call.close()
         accepted.close()
 
 
@@ -162,6 +163,7 @@ def test_a_call_that_is_still_connecting_can_be_cancelled() -> None:
         call.cancel()
         assert reader.result(5) == []
         assert sender.result(5) is False
+        call.close()
         for each in fillers:
             each.close()
 

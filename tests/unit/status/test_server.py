@@ -266,7 +266,7 @@ def test_a_page_that_goes_wrong_in_the_middle_is_cut_and_closed(serve: Start) ->
     with pytest.raises(ConnectionError):
         get(served.port, "/")
     assert closed.wait(5)
-    assert served.server.connections() == 0
+    wait_until(lambda: served.server.connections() == 0)
 
 
 def test_what_comes_afterwards_comes_after_the_answer(serve: Start) -> None:

@@ -110,6 +110,7 @@ def test_an_image_of_another_form_is_refused(
         packed(plugin_wasm=ONE)[:-30],
         packed(plugin_wasm=b"x"),
     ],
+    ids=["another file", "no tar", "no gzip", "cut off", "no module"],
 )
 def test_a_layer_without_the_module_is_refused(rig: CacheRig, registry: OciRegistry, layer: bytes) -> None:
     registry.manifest("a/b", "v1", OCI_MANIFEST, layers=[registry.blob("a/b", OCI_LAYER, layer)])
