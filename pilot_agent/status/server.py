@@ -1,5 +1,6 @@
 """Accepts connections and gives each a thread, up to a fixed number."""
 
+import _thread
 import errno
 import select
 import socket
@@ -57,13 +58,21 @@ class StatusServer:
                 sock, address = self._listener.accept()
             except ConnectionAbortedError:
                 continue
+            except MemoryError:
+                self._ended.wait(_ACCEPT_PAUSE_S)
+                continue
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     return  # shut down: the agent is ending
                 _log.warn(f"status server: accept: {error.strerror}: trying again")
                 self._ended.wait(_ACCEPT_PAUSE_S)
                 continue
-            self._begin(sock, str(address[0]))
+            try:
+                self._begin(sock, str(address[0]))
+            except (MemoryError, RuntimeError) as error:  # this client is lost, the next may not be
+                sock.close()
+                _log.warn(f"status server: {error}: a client was turned away")
+                self._ended.wait(_ACCEPT_PAUSE_S)
 
     def close(self) -> None:
         """End all connections. The listener is its owner's."""
@@ -90,13 +99,12 @@ class StatusServer:
         if leaving is not None:
             leaving.end()
         try:
-            threading.Thread(target=self._run, args=(connection,), name="status", daemon=True).start()
-        except RuntimeError as error:  # no more threads just now: this client is lost, the next may not be
-            _log.warn(f"status server: {error}: a client was turned away")
+            # Not threading.Thread, whose start waits for a thread that may have found no memory to begin.
+            _thread.start_new_thread(self._run, (connection,))
+        except BaseException:
             with self._lock:
                 self._connections.discard(connection)
-            sock.close()
-            self._ended.wait(_ACCEPT_PAUSE_S)
+            raise
 
     def _catch_up(self) -> None:
         """Where everybody waits for us alone, let the threads come to them: a place may get free."""

@@ -17,6 +17,7 @@ from pilot_agent.envoy import launch, memory_guard
 from pilot_agent.envoy.shared_files import SharedFiles
 from tests.support.envoy_rig import EnvoyRig, Load
 from tests.support.real_envoy import envoy_path, get
+from tests.support.said import Said
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.envoy
@@ -466,11 +467,12 @@ def test_an_envoy_that_died_while_the_actor_was_away_is_started_again(rig: Envoy
     finished(rig)
 
 
-def test_a_restarted_actor_goes_on_with_the_drain(make: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_restarted_actor_goes_on_with_the_drain(make: Make) -> None:
     rig = live(make(termination_drain_s=1.0).start())
     began_s = time.monotonic()
+    said = Said()
     rig.say(Quit(deadline_s=30.0))
-    wait_for(lambda: "Graceful termination period is 1s, starting..." in capfd.readouterr().out)
+    wait_for(lambda: "Graceful termination period is 1s, starting..." in said)
     rig.kill_actor()
     rig.start()
     rig.await_end()

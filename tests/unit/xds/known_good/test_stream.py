@@ -16,6 +16,7 @@ from pilot_agent.xds.known_good.stream import KnownGood
 from pilot_agent.xds.options import LastKnownGood
 from pilot_agent.xds.states import States
 from tests.support.fake_istiod import RESPONSE_TYPES
+from tests.support.said import Said
 from tests.support.waiting import wait_for
 from tests.support.xds_messages import CDS, EDS, LDS, ack, request, response
 
@@ -197,9 +198,7 @@ def test_a_compactions_result_finds_its_store(outside: Outside) -> None:
     assert EDS not in stores.store("delta", "n")._files
 
 
-def test_an_envoy_that_rejects_what_another_accepted_is_told_in_the_log(
-    outside: Outside, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_envoy_that_rejects_what_another_accepted_is_told_in_the_log(outside: Outside) -> None:
     stores = outside.stores()
     envoy_accepts(opened(stores), "a")
     stores.flush(10)
@@ -210,14 +209,9 @@ def test_an_envoy_that_rejects_what_another_accepted_is_told_in_the_log(
     )
     serving.start()
     served = RESPONSE_TYPES["delta"].FromString(pipes.responses.get(timeout=10))
+    said = Said()
     pipes.requests.put(ack("delta", served, error="unknown field").SerializeToString())
-    said = ""
-
-    def is_told() -> bool:
-        nonlocal said
-        said += "".join(capfd.readouterr())
-        return "Envoy rejects the last known good configuration: unknown field" in said
-
-    wait_for(is_told, what="the warning")
+    told = "Envoy rejects the last known good configuration: unknown field"
+    wait_for(lambda: told in said, what="the warning")
     pipes.end()
     serving.join(10)
