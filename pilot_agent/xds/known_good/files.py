@@ -28,9 +28,10 @@ _PLACE: Final = struct.Struct("!QQ")
 
 def file_name(type_url: str) -> str:
     """Return the name of a type's file; empty for a type that has none."""
+    if not type_url.startswith(PREFIX + "envoy."):
+        return ""
     name = type_url.removeprefix(PREFIX)
-    is_fit = name.startswith("envoy.") and len(name) <= _NAME_LIMIT and _SAFE.issuperset(name)
-    return name + SUFFIX if is_fit else ""
+    return name + SUFFIX if len(name) <= _NAME_LIMIT and _SAFE.issuperset(name) else ""
 
 
 def load(path: Path, expected: Header) -> Content | None:

@@ -286,5 +286,6 @@ def test_the_age_is_that_of_the_newest_file(make: Make, directory: Path) -> None
 def test_a_type_url_that_makes_no_file_name_is_not_kept(make: Make, directory: Path, type_url: str) -> None:
     store = make()
     store.submit([accepted(type_url, afresh=True, a="1")])
+    assert store.flush(10)
     assert store.content(type_url) is None
     assert not directory.exists() or not list(directory.iterdir())
