@@ -13,6 +13,10 @@ IDLE_S: Final = 8.0
 CLIENTS_LIMIT: Final = 512
 UNDER_WAY_LIMIT: Final = 64
 """Questions of one client that are being answered; the next is read when one is done."""
+_MESSAGES_A_TURN: Final = 16
+"""Of one client; then the others have their turn. A chunk may hold 2,000 questions for names with hundreds
+of addresses, which are seconds of work.
+"""
 _OUT_LIMIT_BYTES: Final = 256 << 10
 _CHUNK_BYTES: Final = 64 << 10
 
@@ -66,6 +70,7 @@ class _Client:
         self._under_way = 0
         self._ended = False  # the client will not ask any more
         self._is_reading = False  # replies that come now come out of `_take_messages`
+        self._rest: Alarm | None = None  # for messages that are here and wait for the next turn
         self._heard_s = time.monotonic()
         self._idle: Alarm = owner.reactor.after(IDLE_S, self._close_if_idle)
         self._watch()
@@ -74,6 +79,8 @@ class _Client:
         if self._socket.fileno() < 0:
             return
         self._idle.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
         self._owner.reactor.forget(self._socket)
         self._socket.close()
         self._owner.gone(self)
@@ -83,11 +90,11 @@ class _Client:
         if self._socket.fileno() < 0:
             return
         events = WRITE if self._out else 0
-        if not self._ended and self._under_way < UNDER_WAY_LIMIT:
+        if self._may_read():
             events |= READ
         if events:
             self._owner.reactor.watch(self._socket, events, self._ready)
-        elif self._under_way:
+        elif self._under_way or self._rest is not None:
             self._owner.reactor.forget(self._socket)
         else:
             self.close()
@@ -98,13 +105,16 @@ class _Client:
         try:
             if self._out:
                 self._write()
-            if not self._ended and self._under_way < UNDER_WAY_LIMIT:
+            if self._may_read():
                 self._read()
         except BlockingIOError:
             pass
         except OSError:
             self.close()
         self._watch()
+
+    def _may_read(self) -> bool:
+        return not self._ended and self._rest is None and self._under_way < UNDER_WAY_LIMIT
 
     def _read(self) -> None:
         part = self._socket.recv(_CHUNK_BYTES)
@@ -121,15 +131,30 @@ class _Client:
             self._is_reading = False
 
     def _take_whole_messages(self) -> None:
-        while self._under_way < UNDER_WAY_LIMIT and len(self._in) >= 2:
-            size = int.from_bytes(self._in[:2], "big")
-            if len(self._in) < size + 2:
+        for _ in range(_MESSAGES_A_TURN):
+            message = self._next_message()
+            if message is None:
                 return
-            message = bytes(self._in[2 : size + 2])
-            del self._in[: size + 2]
             self._under_way += 1
             if not self._owner.ask(message, self._reply):
                 self._under_way -= 1
+        self._rest = self._owner.reactor.after(0.0, self._take_rest)
+
+    def _take_rest(self) -> None:
+        self._rest = None
+        self._take_messages()
+        self._watch()
+
+    def _next_message(self) -> bytes | None:
+        """Return the next message that is here as a whole; None also while none is to be taken."""
+        if self._socket.fileno() < 0 or self._under_way >= UNDER_WAY_LIMIT or len(self._in) < 2:
+            return None
+        size = int.from_bytes(self._in[:2], "big")
+        if len(self._in) < size + 2:
+            return None
+        message = bytes(self._in[2 : size + 2])
+        del self._in[: size + 2]
+        return message
 
     def _reply(self, data: bytes) -> None:
         self._under_way -= 1
@@ -146,7 +171,8 @@ class _Client:
         except OSError:
             self.close()
         if not self._is_reading and self._socket.fileno() >= 0:
-            self._take_messages()  # that had to wait for their turn
+            if self._rest is None:
+                self._take_messages()  # that had to wait for an answer
             self._watch()
 
     def _write(self) -> None:
@@ -154,7 +180,7 @@ class _Client:
 
     def _close_if_idle(self) -> None:
         left_s = self._heard_s + IDLE_S - time.monotonic()
-        if left_s <= 0 and not self._under_way:
+        if left_s <= 0 and not self._under_way and self._rest is None:
             self.close()
         else:
             self._idle = self._owner.reactor.after(max(left_s, 1.0), self._close_if_idle)

@@ -368,6 +368,30 @@ def test_a_tcp_client_that_does_not_read_its_answers_is_left() -> None:
         assert running.client.addresses("details.ns2.") == ["1.2.3.4"]
 
 
+def test_a_tcp_client_that_asks_without_end_lets_others_have_their_turn() -> None:
+    query = dns.message.make_query("big.example.", "A").to_wire()
+    asked = 2000  # in one piece of what the proxy reads
+    with proxy() as running, socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
+        stream = client.makefile("rb")
+        begun = threading.Event()
+
+        def read_all() -> None:
+            for _ in range(asked):
+                assert stream.read(int.from_bytes(stream.read(2), "big"))
+                begun.set()
+
+        reader = threading.Thread(target=read_all)
+        reader.start()
+        client.sendall((len(query).to_bytes(2, "big") + query) * asked)
+        assert begun.wait(10)
+        assert running.client.addresses("details.ns2.") == ["1.2.3.4"]
+        before = running.counted.values["dns_requests_total"]
+        reader.join(30)
+        assert not reader.is_alive()
+        assert running.counted.values["dns_requests_total"] == asked + 1
+    assert before < asked / 2
+
+
 @given(st.lists(st.binary(max_size=60), max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_a_flood_of_nonsense_over_both_protocols_leaves_it_well(flooded: Proxy, packets: list[bytes]) -> None:
