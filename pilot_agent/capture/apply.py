@@ -6,7 +6,7 @@ changed is put back from the first reading.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pilot_agent.capture.backend import Backend, Look, can_write, check, choose
 from pilot_agent.capture.changes import (
@@ -25,6 +25,9 @@ from pilot_agent.capture.saved import Saved, has_our_chains, our_chains, parse_s
 from pilot_agent.capture.suspects import suspects
 from pilot_agent.capture.verdict import Verdict, compare, decided
 from pilot_agent.log import get_logger
+
+_ASKED_AT_ONCE: Final = 16
+"""Rules that iptables is asked about, a process each: other flags may leave hundreds to be asked about."""
 
 _log = get_logger()
 
@@ -187,10 +190,19 @@ class _Change:
         verdict = compare(rules, one.saved)
         if one.backend.compares_loosely:
             return _Family(one.backend, one.saved, rules, decided(verdict, verdict.unsure))
-        commands = [one.backend.command(rule.command("C")) for rule in verdict.unsure]
-        answers = zip(verdict.unsure, self._programs.run_all(commands), strict=True)
-        missing = [rule for rule, completed in answers if completed.status != 0]
-        return _Family(one.backend, one.saved, rules, decided(verdict, missing))
+        return _Family(one.backend, one.saved, rules, decided(verdict, self._missing(one.backend, verdict)))
+
+    def _missing(self, backend: Backend, verdict: Verdict) -> list[Rule]:
+        """Return rules that iptables does not find; of a table that lacks some, it need not be all."""
+        missing: list[Rule] = []
+        unsure = list(verdict.unsure)
+        while unsure:
+            asked, unsure = unsure[:_ASKED_AT_ONCE], unsure[_ASKED_AT_ONCE:]
+            completed = self._programs.run_all([backend.command(rule.command("C")) for rule in asked])
+            missing += [rule for rule, one in zip(asked, completed, strict=True) if one.status != 0]
+            lacking = {rule.table for rule in missing}
+            unsure = [rule for rule in unsure if rule.table not in lacking]
+        return missing
 
     def _say_verdict(self) -> tuple[bool, bool]:
         planned = [one for one in self._families if one.rules]

@@ -33,14 +33,20 @@ def tproxy_route(options: CaptureOptions) -> TproxyRoute | None:
     """Return what TPROXY needs; None when nothing inbound is captured so.
 
     Raises:
-        ConfigurationError: mark or table is no number, or the table one of the kernel's own, in which
-            everything would become local; the text names the flag.
+        ConfigurationError: mark or table is no number, the mark is 0, which every packet without a mark
+            has, or the table is one of the kernel's own: everything would become local. The text names the
+            flag.
     """
     if not (options.tproxy and options.captures_inbound):
         return None
     settings = options.settings
     mark = _number("--istio-inbound-tproxy-mark", settings.inbound_tproxy_mark)
     table = _number("--istio-inbound-tproxy-route-table", settings.inbound_tproxy_route_table)
+    if mark == 0:
+        raise ConfigurationError(
+            "--istio-inbound-tproxy-mark: 0 is the mark of every packet that has none: every address would "
+            "become a local one"
+        )
     if table in _RESERVED_TABLES:
         raise ConfigurationError(
             f"--istio-inbound-tproxy-route-table: {table} is a routing table of the system: every address "

@@ -1,10 +1,11 @@
 """Cleaning up: everything of ours goes, whichever release made it, and nothing else."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.capture_pod import BACKENDS, agent, apply, capture_pod, rules
+from tests.support.capture_pod import BACKENDS, INJECTED, agent, apply, capture_pod, rules
 from tests.support.netns import Namespace
 
 
@@ -84,5 +85,25 @@ def test_a_cleanup_of_nothing_is_no_error(pod: Namespace) -> None:
     apply(pod, "--cleanup-only")
     apply(pod, "--cleanup-only", "--native-nftables")
     assert agent(pod, command="istio-clean-iptables").returncode == 0
+
+    assert rules(pod) == before
+
+
+@pytest.mark.root
+def test_a_mark_of_0_that_another_agent_took_is_cleaned_too(pod: Namespace, tmp_path: Path) -> None:
+    before = rules(pod)
+    words = (*INJECTED, "-m", "TPROXY", "-t", "0", "--dry-run")
+    agent(pod, *words, environment={"DRY_RUN_FILE_PATH": str(tmp_path / "rules")})
+    lines = (tmp_path / "rules").read_text().splitlines()
+    tables = "\n".join(line for line in lines if not line.endswith("-save")).split("COMMIT")[:-1]
+    for number, table in enumerate(tables):
+        family = "iptables" if number < len(tables) // 2 else "ip6tables"
+        pod.run(f"{family}-nft-restore", "--noflush", text=f"{table.strip()}\nCOMMIT\n")
+    for version in ("-4", "-6"):
+        pod.run("ip", version, "rule", "add", "fwmark", "0/0xffffffff", "lookup", "133")
+        pod.run("ip", version, "route", "add", "local", "default", "dev", "lo", "table", "133")
+    assert "lookup 133" in "".join(rules(pod))
+
+    apply(pod, "--cleanup-only")
 
     assert rules(pod) == before

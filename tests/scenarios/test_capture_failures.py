@@ -198,6 +198,7 @@ def test_without_root_or_without_the_program_it_says_so(pod: Namespace, options:
         (("-u", "nobody-of-this-name"), "--proxy-uid"),
         (("-c", "an-interface-name-too-long"), "--istio-exclude-interfaces"),
         (("-m", "TPROXY", "-t", "banana"), "--istio-inbound-tproxy-mark"),
+        (("-m", "TPROXY", "-t", "0"), "--istio-inbound-tproxy-mark"),  # every packet without a mark has it
     ],
 )
 @pytest.mark.parametrize("options", [(), ("--native-nftables",)], ids=["iptables", "nft"])

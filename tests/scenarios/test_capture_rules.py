@@ -88,6 +88,20 @@ def test_as_many_owner_groups_as_are_allowed_fit_into_the_rule(
 
 
 @pytest.mark.root
+def test_hundreds_of_other_rules_are_seen_with_few_processes_and_descriptors(pod: Namespace) -> None:
+    first, second = (("-o", ",".join(map(str, range(at, at + 300)))) for at in (1000, 2000))
+    apply(pod, *INJECTED, *first)
+    made = rules(pod)
+    words = (sys.executable, str(PROGRAM), "istio-iptables", *INJECTED, *second, "--dual-stack")
+
+    ended = pod.run("sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *words, check=False)
+
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "chains of ours hold other rules" in ended.stdout
+    assert rules(pod) == made
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_rules_of_ours_are_replaced_only_when_asked(pod: Namespace, backend: str) -> None:
     words = (*INJECTED, "--force-iptables-binary", backend)

@@ -29,7 +29,6 @@ CASES = {
         "-b",
         "80, 443",
     ),
-    "no mark": (*INJECTED, "-m", "TPROXY", "-t", "0"),
     "odd words": (
         "-i",
         "10.1.2.3/8,fd00::1/8",
