@@ -13,6 +13,9 @@ from typing import Any, Final, Literal, Protocol
 MIN_BYTES: Final = 1024
 """Shorter bodies are sent as they are, as the reference does."""
 
+_PACKED_ALREADY: Final = ("compress", "zip", "snappy", "lzma", "xz", "zstd", "brotli", "stuffit")
+_PACKED_KINDS: Final = ("video/", "audio/", "image/jp")
+
 Encoding = Literal["gzip", "zstd"]
 
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
@@ -37,6 +40,12 @@ def chosen(accept_encoding: str | None) -> Encoding | None:
     if zstd > 0.0 and zstd >= gzip and _zstd() is not None:
         return "zstd"
     return "gzip" if gzip > 0.0 else None
+
+
+def is_packed(content_type: str) -> bool:
+    """Return whether bodies of this type have no air left in them. Source: the reference's compressor."""
+    kind = content_type.lower()
+    return kind.startswith(_PACKED_KINDS) or any(word in kind for word in _PACKED_ALREADY)
 
 
 def compressed(chunks: Iterator[bytes], encoding: Encoding) -> Iterator[bytes]:

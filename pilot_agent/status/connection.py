@@ -11,7 +11,7 @@ import h11
 import msgspec
 
 from pilot_agent.log import get_logger
-from pilot_agent.status.compression import MIN_BYTES, chosen, compressed
+from pilot_agent.status.compression import MIN_BYTES, chosen, compressed, is_packed
 from pilot_agent.status.messages import Answer, Request, printable
 
 _RECEIVE_BYTES: Final = 16_384
@@ -259,7 +259,7 @@ def _has_unread(sock: socket.socket) -> bool:
 
 def _encoded(request: Request, reply: Answer) -> tuple[bytes | Iterator[bytes], list[tuple[str, str]]]:
     """Return the body as it is sent, and the headers that say so."""
-    if isinstance(reply.body, bytes) and len(reply.body) < MIN_BYTES:
+    if is_packed(reply.content_type) or (isinstance(reply.body, bytes) and len(reply.body) < MIN_BYTES):
         return reply.body, []
     encoding = None if request.method == "HEAD" else chosen(request.header("accept-encoding"))
     if encoding is None:

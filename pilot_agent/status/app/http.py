@@ -133,7 +133,8 @@ def _over_http1(
     sock: socket.socket, target: Target, host_header: str, headers: Headers, call: Call
 ) -> _Reply:
     connection = (("Connection", "close" if call.kept is None else "keep-alive"),)
-    own = (("Host", host_header), *headers, *connection)
+    passed_on = ((_canonical(name), value) for name, value in headers)
+    own = (("Host", host_header), *passed_on, *connection)
     with exchange_on(
         sock, call.deadline, peer=host_header, method="GET", target=target.path, headers=own
     ) as exchange:
@@ -153,6 +154,11 @@ def _over_http1(
             location=exchange.header("location") or "",
             encoding=exchange.header("content-encoding") or "",
         )
+
+
+def _canonical(name: str) -> str:
+    """Return a header's name as Go, and so the reference, writes it: some applications look at its case."""
+    return "-".join(part.capitalize() for part in name.split("-"))
 
 
 def _over_http2(

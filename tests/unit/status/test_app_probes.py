@@ -111,7 +111,7 @@ def test_a_redirect_to_what_is_no_url_is_500(serve: Start) -> None:
 def test_the_application_sees_the_callers_headers_and_a_get_from_the_probe_address(serve: Start) -> None:
     with HttpPeer(lambda _: reply("200 OK")) as app:
         probing = Probing(serve, http(app.port, "/a b?x=1"), status_port=15020)
-        probing.ask("X-Twice: 1", "X-Twice: 2", "Connection: keep-alive", "Content-Length: 0", method="POST")
+        probing.ask("x-twice: 1", "X-Twice: 2", "Connection: keep-alive", "Content-Length: 0", method="POST")
         raw = f"GET {READY} HTTP/1.1\r\nHost: pod.ns:15020\r\nAccept-Encoding: br\r\n\r\n"
         with socket.create_connection(("127.0.0.1", probing.port)) as client:
             client.sendall(raw.encode())
@@ -120,15 +120,15 @@ def test_the_application_sees_the_callers_headers_and_a_get_from_the_probe_addre
     first, second = (request.decode().split("\r\n") for request in app.requests)
     assert first[0] == "GET /a%20b?x=1 HTTP/1.1"
     assert sorted(filter(None, first[1:])) == [
+        "Accept-Encoding: gzip",
         "Connection: close",
         "Host: localhost",
-        "accept-encoding: gzip",
-        "user-agent: kube-probe/1.30",
-        "x-twice: 1",
-        "x-twice: 2",
+        "User-Agent: kube-probe/1.30",
+        "X-Twice: 1",
+        "X-Twice: 2",
     ]
     assert f"Host: pod.ns:{app.port}" in second
-    assert "accept-encoding: br" in second
+    assert "Accept-Encoding: br" in second
     assert not any("gzip" in line for line in second)
 
 

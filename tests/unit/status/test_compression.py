@@ -95,3 +95,15 @@ def test_who_wants_zstd_alone_gets_the_page_unpacked_where_there_is_none(serve: 
     assert (answer.headers.get("Content-Encoding"), answer.body) == (None, b"a" * 5000)
     squeezed = get(served.port, "/", "Accept-Encoding: gzip, zstd")
     assert zlib.decompress(squeezed.body, 31) == b"a" * 5000
+
+
+@pytest.mark.parametrize(
+    ("content_type", "encoding"),
+    [("text/plain", "gzip"), ("image/png", "gzip"), ("", "gzip")]
+    + [(kind, None) for kind in ("application/x-gzip", "Application/ZIP", "image/jpeg", "audio/ogg")],
+)
+def test_what_is_packed_already_is_sent_as_it_is(
+    serve: Start, content_type: str, encoding: str | None
+) -> None:
+    port = serve(lambda _: Answer(content_type=content_type, body=b"x" * 2000)).port
+    assert get(port, "/", "Accept-Encoding: gzip").headers.get("Content-Encoding") == encoding
