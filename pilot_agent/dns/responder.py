@@ -66,7 +66,7 @@ def answer(query: Query, table: NameTable | None, *, shuffle: Shuffle = random.s
     NXDOMAIN would be taken for the whole name by a client that asks for both families at once.
     """
     kind, name = query.question.kind, query.question.name
-    if table is None or not name or kind not in (wire.A, wire.AAAA):
+    if table is None or kind not in (wire.A, wire.AAAA):
         return None
     found = table.lookup(name)
     if found is None:
@@ -98,7 +98,7 @@ def _reply_header(asked: Header, rcode: int, *, more_flags: int = 0, answers: in
 def _known(query: Query, found: Found, addresses: list[bytes]) -> bytes:
     """Build the answer: whole and uncompressed if that fits, else compressed and cut at the end."""
     asked = query.question_bytes
-    question = wire.wire_name(query.question.name)
+    question = asked[:-4].lower()  # without type and class; lengths of labels are no letters
     target = wire.wire_name(found.target) if found.target and addresses else b""
     owner = target or question
     room = query.limit_bytes - wire.HEADER_BYTES - len(asked)

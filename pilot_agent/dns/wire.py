@@ -55,7 +55,7 @@ class Header(NamedTuple):
 class Question(NamedTuple):
     """One question and where it ends."""
 
-    name: bytes  # in lower case, with a dot at its end; empty: no text that a name table could hold
+    name: bytes  # in lower case, with a dot at its end; one inside of a label is `\046`
     kind: int
     end: int
 
@@ -84,8 +84,8 @@ def read_question(data: bytes) -> Question:
     if at + 1 - HEADER_BYTES > MAX_NAME_BYTES:
         raise MalformedError(f"name of {at + 1 - HEADER_BYTES} bytes in the question")
     name = b".".join(labels).lower() + b"."
-    if name.count(b".") != len(labels):  # a dot inside of a label
-        name = b""
+    if name.count(b".") != len(labels) and labels:  # no name of a table has such a label, but a wildcard may
+        name = b"".join(label.replace(b".", b"\\046").lower() + b"." for label in labels)
     return Question(name, kind, at + 5)
 
 
