@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from actors.messages.control import PeerRestarted
+from actors.messages.control import LeaveEstate, PeerRestarted
 from actors.messages.xds import (
     ReplayWanted,
     ResumptionRefused,
@@ -26,7 +26,7 @@ from pilot_agent.log import get_logger
 from pilot_agent.sockets import SocketError
 from pilot_agent.xds import reflection
 from pilot_agent.xds.ads_server import make_server
-from pilot_agent.xds.envoy_stream import EnvoyStream
+from pilot_agent.xds.envoy_stream import EnvoyStream, KeptStream
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.outcome import Outcome
 from pilot_agent.xds.requests import Variant
@@ -59,7 +59,8 @@ class DownstreamXdsActor(RuntimeActor):
     stream's leg.
 
     Crash policy: the listening socket goes on to the successor, so nobody is refused meanwhile; nothing
-    else is kept. Envoy connects again by itself and repeats its subscriptions.
+    else is kept. Envoy connects again by itself and repeats its subscriptions. A planned successor goes on
+    with its connections, streams and subscriptions, on new legs.
     """
 
     def __init__(self, context: Context) -> None:
@@ -88,6 +89,9 @@ class DownstreamXdsActor(RuntimeActor):
                 _log.error(f"{error}; again in {_LISTEN_AGAIN_S:g} s")
                 self.context.after(_LISTEN_AGAIN_S, _ListenAgain())
             return
+        body, descriptors = self.context.estate
+        if inherited and body and self._server.resume(body, descriptors):
+            _log.debug("connections of envoy taken over")
         self._server.start()
         self.context.hand_down(self._server.heirlooms())
         if self.context.incarnation == 1:
@@ -111,6 +115,10 @@ class DownstreamXdsActor(RuntimeActor):
                 self._asked[number] = message.reply
             case WorkerFinished():
                 self._answer(message)
+            case LeaveEstate(patience_s=patience_s):
+                server = self._server
+                body, descriptors = server.keep(patience_s) if server is not None else (b"", [])
+                self.context.leave_estate(body, descriptors)
             case PeerRestarted():
                 pass
             case _:
@@ -156,11 +164,13 @@ class Streams:
         self._numbers = itertools.count(1)
         self._largest_bytes = 0
 
-    def accept(self, variant: Variant, generation: int) -> EnvoyStream:
+    def accept(self, variant: Variant, generation: int, kept: KeptStream | None = None) -> EnvoyStream:
         """Take a stream in; an older one of the same Envoy ends with OK, as in the reference."""
         identity = StreamId(self._context.incarnation, next(self._numbers))
         port = _Port(self._context, identity, variant, generation)
         stream = EnvoyStream(variant=variant, generation=generation, upstream=port, name=identity.label)
+        if kept is not None:
+            stream.resume(kept)
         with self._lock:
             stream.begin_leg()  # first, since it fails without descriptors
             previous = self._current.get(generation)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from actors.messages.cert import GetSecret, SecretFailed, SecretReady
-from actors.messages.control import PeerRestarted, WorkerExited
+from actors.messages.control import LeaveEstate, PeerRestarted, WorkerExited
 from actors.runtime.actor import RuntimeActor
 from actors.runtime.context import Context
 from actors.runtime.roles import Role
@@ -53,7 +53,8 @@ class SdsActor(RuntimeActor):
 
     Crash policy: the secrets served last and their versions are in the notebook; after a restart Envoy
     is answered at once with the same versions, and nobody is asked. Streams are Envoy's to open again; the
-    listening socket goes on to the successor, so it is not refused meanwhile.
+    listening socket goes on to the successor, so it is not refused meanwhile. A planned successor goes on
+    with its connections and streams.
     """
 
     def __init__(self, context: Context) -> None:
@@ -83,6 +84,9 @@ class SdsActor(RuntimeActor):
                 self._store.ask_anew()
             case _Bind(failures=failures):
                 self._bind(failures)
+            case LeaveEstate(patience_s=patience_s):
+                server = self._server
+                self.context.leave_estate(*(server.keep(patience_s) if server is not None else (b"", [])))
             case PeerRestarted() | WorkerExited():
                 pass
             case _:
@@ -122,7 +126,8 @@ class SdsActor(RuntimeActor):
         _log.info(f'Starting SDS server for workload certificates, will listen on "{path}"')
         try:
             inherited = () if failures else self.context.handed_down
-            self.context.hand_down(server.serve(path, inherited))
+            left = self.context.estate if inherited else (b"", ())
+            self.context.hand_down(server.serve(path, inherited, left))
         except SocketError as error:
             self._bind_failed(failures, str(error))
             return

@@ -57,6 +57,7 @@ CHILD_SPECS: Final = (
         actor="actors.downstream_xds:DownstreamXdsActor",
         quit_s=5.0,
         private_limit_bytes=_XDS_LIMIT,
+        leaves_estate=True,
     ),
     ChildSpec(
         role=Role.SDS,
@@ -64,6 +65,7 @@ CHILD_SPECS: Final = (
         quit_s=5.0,
         private_limit_bytes=_BASE_LIMIT,
         holds_secrets=True,
+        leaves_estate=True,
     ),
     ChildSpec(
         role=Role.ENVOY,

@@ -73,6 +73,21 @@ class KeepDescriptors(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
+class LeaveEstate(msgspec.Struct, frozen=True, kw_only=True):
+    """Supervisor → an actor with clients: a successor takes your place; leave it their connections.
+
+    Reply: Estate, after which this incarnation serves nobody and is ended.
+    """
+
+    patience_s: float  # for what is under way
+
+
+class Estate(msgspec.Struct, frozen=True, kw_only=True):
+    """Any → supervisor: what my successor alone goes on with, and the descriptors beside this message."""
+
+    body: bytes
+
+
 class StartActor(msgspec.Struct, frozen=True, kw_only=True):
     """Any → supervisor: start an actor that was left out at the agent's start; harmless when it runs."""
 

@@ -72,6 +72,7 @@ def hand_over(  # noqa: PLR0917  # the supervisor's parts, in its own order
         ),
         kept=kept,
         leash=leash.ends(),
+        knows_estates=True,
         back=way_back[0],
         reason=way_back[1],
     )

@@ -47,6 +47,7 @@ class Births:
             raise
         finally:
             os.close(theirs)
+        child.inherit((b"", ()))  # what was left is given once
         try:
             return Running(pid, os.pidfd_open(pid), ControlEnd(ours), time.monotonic())
         except OSError:
@@ -68,5 +69,6 @@ class Births:
             prestarted=dict(self._waiting()) if uses_early else {},
             kept=self.kept,
             handed_down=child.handed_down,
+            estate=child.estate,
             settings=self._settings,
         )

@@ -30,6 +30,9 @@ _DONTWAIT: Final = int(socket.MSG_DONTWAIT)
 _NOSIGNAL: Final = int(socket.MSG_NOSIGNAL)
 _TRUNC: Final = int(socket.MSG_TRUNC)
 
+MOST_DESCRIPTORS: Final = 64
+"""Beside one message."""
+
 Packet = tuple[bytes | memoryview, ...]
 
 
@@ -235,7 +238,7 @@ class Receiver:
         return frame if frame.complete() else None
 
 
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * 8)
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4 * MOST_DESCRIPTORS)
 
 
 class _Frame:

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ import pykka
 import setproctitle
 
 from actors.messages.control import (
+    Estate,
     Fatal,
     Heartbeat,
     HeartbeatAnswered,
@@ -65,12 +66,14 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     prestarted: dict[str, int]  # kind → descriptor of a worker that waits
     kept: tuple[int, ...]  # descriptors that stand in the settings
     handed_down: tuple[int, ...]  # by a predecessor
+    estate: tuple[bytes, tuple[int, ...]]  # of the incarnation before
     settings: Settings
 
     def descriptors(self) -> set[int]:
         """Return all that the child must not close."""
         own = {self.control, self.notebook, *self.outbound.values(), *self.inbound.values()}
-        return own | {*self.prestarted.values(), *self.kept, *self.handed_down, *sink_descriptors()}
+        own |= {*self.prestarted.values(), *self.kept, *self.handed_down, *self.estate[1]}
+        return own | set(sink_descriptors())
 
 
 def live(birth: Birth) -> None:
@@ -113,7 +116,7 @@ class ProcessContext:
         self.role, self.incarnation = birth.spec.role, birth.incarnation
         self.ends_by_itself = birth.spec.ends_by_itself
         self.notebook = FileNotebook(birth.notebook)
-        self.handed_down = birth.handed_down
+        self.handed_down, self.estate = birth.handed_down, birth.estate
         self.handlers: dict[type, Callable[[Role, Any], None]] = {}
         self.marks: list[Mark] = []
         self.counters: dict[str, float] = {}
@@ -153,6 +156,9 @@ class ProcessContext:
 
     def hand_down(self, descriptors: Iterable[int]) -> None:
         self._control.send(KeepDescriptors(), [os.dup(descriptor) for descriptor in descriptors])
+
+    def leave_estate(self, body: bytes, descriptors: Sequence[int]) -> None:
+        self._control.send(Estate(body=body), descriptors)
 
     def ready(self) -> None:
         self._control.send(Ready())

@@ -4,7 +4,7 @@ An actor gets a `Context` and nothing else of the runtime. All of its methods ma
 thread of the actor's process, and none of them blocks.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -54,6 +54,7 @@ class Context(Protocol):
     incarnation: int  # grows by one with every restart of this actor, first 1
     notebook: Notebook
     handed_down: tuple[int, ...]  # descriptors of a predecessor's `hand_down`, owned by this process
+    estate: tuple[bytes, tuple[int, ...]]  # of the incarnation before; the descriptors are this process's own
 
     def send(self, to: Role, message: object) -> None:
         """Queue `message` for another actor; at most once, in order, never blocking.
@@ -85,6 +86,12 @@ class Context(Protocol):
 
         For bound sockets: what waits in the kernel's queue then outlives whoever serves it. Eight at
         most; a second call replaces what the first one handed down.
+        """
+
+    def leave_estate(self, body: bytes, descriptors: Sequence[int]) -> None:
+        """Give the next incarnation, and no later one, what it goes on with; reply to LeaveEstate.
+
+        For connections, whose state is true once. 60 descriptors at most; they are closed here.
         """
 
     def ready(self) -> None:

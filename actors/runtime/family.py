@@ -40,6 +40,7 @@ class Child(msgspec.Struct):
     answer: HeartbeatAnswered | None = None
     answered_s: float = 0.0
     handed_down: tuple[int, ...] = ()  # descriptors for its successors, owned by the supervisor
+    estate: tuple[bytes, tuple[int, ...]] = (b"", ())  # for the next incarnation; owned by the supervisor
     past_counters: dict[str, float] = msgspec.field(default_factory=dict)  # of the incarnations before
     notes: dict[str, str] = msgspec.field(default_factory=dict)
     last_end: str = ""
@@ -68,6 +69,14 @@ class Child(msgspec.Struct):
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # Envoy is executed from here
         self.handed_down = descriptors
+
+    def inherit(self, estate: tuple[bytes, tuple[int, ...]]) -> None:
+        """Keep what this incarnation leaves to the next instead of what was kept."""
+        for descriptor in self.estate[1]:
+            os.close(descriptor)
+        for descriptor in estate[1]:
+            os.set_inheritable(descriptor, False)  # Envoy is executed from here
+        self.estate = estate
 
     def vitals(self, private_bytes: int) -> Vitals:
         """Return what the watchdog judges."""

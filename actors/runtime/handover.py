@@ -64,6 +64,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     leash: tuple[int, ...] = ()  # of the Envoys
     back: Launch | None
     reason: str = ""  # why this is the way back
+    knows_estates: bool = False  # its actors understand LeaveEstate; one from before that does not say so
     format: int = _FORMAT
 
     def descriptors(self) -> list[int]:

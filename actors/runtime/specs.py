@@ -18,6 +18,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_late_s: float = 10.0
     holds_secrets: bool = False  # non-dumpable, no core file
     after_envoy: bool = False  # first started once Envoy is spawned: it loads for longer than this takes
+    leaves_estate: bool = False  # a planned successor goes on with its clients' connections
     ends_by_itself: bool = False  # gets Quit as a message and answers with EndAgent when all is over
 
     def load(self) -> type[Actor]:

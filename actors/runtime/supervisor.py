@@ -37,6 +37,7 @@ from pilot_agent.service_manager import ServiceManager
 _log = get_logger()
 
 _REST_WAITS_S: Final = 0.1
+_ESTATE_S: Final = 1.0
 """The actors that Envoy does not wait for are not kept waiting longer than this for Envoy."""
 
 _SAME_SIGNAL_S: Final = 1.0
@@ -220,6 +221,10 @@ class Supervisor:
             case said.KeepDescriptors():
                 child.hand_down(descriptors)
                 return True
+            case said.Estate():
+                child.inherit((message.body, descriptors))
+                self._end_of_old(child, running)
+                return True
             case said.StartActor():
                 self._start_left_out(message.role)
             case said.SpawnEnvoy() | said.SignalEnvoy() | said.EnvoyEndNoted():
@@ -369,11 +374,21 @@ class Supervisor:
 
     # --- the upgrade: what actors.runtime.upgrade asks for ---------------------------------------
 
-    def replace(self, child: Child) -> None:
-        """End an actor of the version before; it lives again at once."""
-        assert child.running is not None
-        child.running.killed_because = UPGRADED
-        os.kill(child.running.pid, signal.SIGKILL)
+    def replace(self, child: Child, *, asks_estate: bool) -> None:
+        """End an actor of the version before; it lives again at once, where it was if it leaves an estate."""
+        running = child.running
+        assert running is not None
+        if not (asks_estate and child.spec.leaves_estate):
+            self._end_of_old(child, running)
+            return
+        self._say(child, said.LeaveEstate(patience_s=_ESTATE_S))
+        self._loop.after(2 * _ESTATE_S, lambda: self._end_of_old(child, running))
+
+    @staticmethod
+    def _end_of_old(child: Child, running: Running) -> None:
+        if child.running is running and running.killed_because is None:
+            running.killed_because = UPGRADED
+            os.kill(running.pid, signal.SIGKILL)
 
     def why_no_upgrade(self) -> str:
         """Return why the agent cannot become another version now, "" if it can."""

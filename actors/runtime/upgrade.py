@@ -39,8 +39,8 @@ _LOOK_S: Final = 0.02
 class Tree(Protocol):
     """What the supervisor does for an upgrade."""
 
-    def replace(self, child: Child) -> None:
-        """End an actor so that it is started again at once."""
+    def replace(self, child: Child, *, asks_estate: bool) -> None:
+        """End an actor so that it is started again at once, with its connections if it may be asked."""
 
     def why_no_upgrade(self) -> str:
         """Return why now is no time for it, "" if it is."""
@@ -149,7 +149,7 @@ class Upgrade:
             return
         child = left[0]
         if child.incarnation == old[child.spec.role] and child.running is not None:
-            self._tree.replace(child)
+            self._tree.replace(child, asks_estate=self._taken.knows_estates)
         self._wait(left, old, int(_READY_S / _LOOK_S))
 
     def _wait(self, left: list[Child], old: dict[str, int], looks: int) -> None:

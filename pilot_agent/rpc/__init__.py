@@ -5,9 +5,20 @@ imports. Here the connection's thread gives a request to its method right away, 
 a response writes it. See docs/decisions/grpc-without-its-threads.md.
 """
 
-from pilot_agent.rpc.call import Call, Method, Receiver
+from pilot_agent.rpc.call import Call, Lasting, Method, Receiver, Resumption
 from pilot_agent.rpc.iterating import CallEnded, Requests, iterating
 from pilot_agent.rpc.server import Server
 from pilot_agent.rpc.status import Code
 
-__all__ = ["Call", "CallEnded", "Code", "Method", "Receiver", "Requests", "Server", "iterating"]
+__all__ = [
+    "Call",
+    "CallEnded",
+    "Code",
+    "Lasting",
+    "Method",
+    "Receiver",
+    "Requests",
+    "Resumption",
+    "Server",
+    "iterating",
+]

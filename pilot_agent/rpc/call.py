@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from pilot_agent.rpc import frames, headers
+from pilot_agent.rpc.gate import Gate
+from pilot_agent.rpc.kept import KeptCall
 from pilot_agent.rpc.messages import PREFIX_BYTES, MessageFaultError, MessageReader, prefix
 from pilot_agent.rpc.status import Code
 
@@ -28,6 +30,17 @@ class Receiver(Protocol):
         """The client is gone, or broke the rules; nothing can be sent any more."""
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """A receiver whose call another process can go on with."""
+
+    def keep(self) -> bytes | None:
+        """Return what its method's successor needs; None if the call cannot go on.
+
+        Called when no request comes any more, and nobody is within the call's `turn`.
+        """
+
+
 class Call:
     """A call's way back. Thread-safe, but for `send`, which one thread at a time may call."""
 
@@ -47,6 +60,35 @@ class Call:
         self._connection = connection
         self.limit_bytes = limit_bytes
         self._reader = MessageReader(limit_bytes)
+
+    @property
+    def turn(self) -> Gate:
+        """Return the context in which a method answers, so that it is not left half done.
+
+        For those that last: around what is noted of a response together with `send`, and around `finish`.
+        """
+        return self._connection.gate
+
+    def keep(self) -> KeptCall | None:
+        """Return what another process needs to go on with the call; None if it cannot."""
+        state = self.receiver.keep() if isinstance(self.receiver, Lasting) else None
+        if state is None or self.is_half_closed:
+            return None
+        return KeptCall(
+            stream=self.stream,
+            headers=dict(self.headers),
+            window_bytes=self.window_bytes,
+            unreported_bytes=self.unreported_bytes,
+            has_begun=self.has_begun,
+            message=self._reader.keep(),
+            state=state,
+        )
+
+    def resume(self, kept: KeptCall) -> None:
+        """Go on where the call was in another process."""
+        self.window_bytes, self.unreported_bytes = kept.window_bytes, kept.unreported_bytes
+        self.has_begun = kept.has_begun
+        self._reader.resume(kept.message)
 
     def send(self, body: bytes) -> bool:
         """Write one response, waiting while the client wants no more; return whether it was taken.
@@ -113,3 +155,9 @@ class Call:
 
 Method = Callable[[Call], Receiver]
 """Begins to serve a call; runs on the connection's thread."""
+
+Resumption = Callable[[Call, bytes], Receiver]
+"""Goes on with a call that another process began, by what its receiver has kept.
+
+Raises ValueError if it cannot be understood.
+"""

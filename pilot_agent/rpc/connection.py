@@ -4,19 +4,20 @@ All state that two threads see is under one lock; `writer` has one of its own, s
 """
 
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import frames, headers
 from pilot_agent.rpc.call import Call
 from pilot_agent.rpc.frames import ConnectionFaultError, Head
+from pilot_agent.rpc.gate import Gate
+from pilot_agent.rpc.inlet import Inlet, StoppedError, StopSign
+from pilot_agent.rpc.kept import KeptCall, KeptConnection
 from pilot_agent.rpc.writer import Parts, Writer
 
-_BUFFER_BYTES: Final = 64 * 1024
 _WINDOW_BYTES: Final = 4 << 20
 """What a client may send before it must wait: for each call, and for the connection as a whole."""
 
@@ -26,7 +27,6 @@ _MOST_RESETS: Final = 1000
 
 _RESETS_SPAN_S: Final = 60.0
 _GREETING_PATIENCE_S: Final = 20
-_RECEIVE_TIMEOUT: Final = struct.Struct("@ll")
 
 _log = get_logger("grpc")
 
@@ -34,26 +34,42 @@ _log = get_logger("grpc")
 class Host(Protocol):
     """Whoever serves the calls."""
 
+    gate: Gate  # through which the answers of calls that last go
+    stop: StopSign  # raised when the connections are to go to another process
+
     def begin(self, call: Call) -> None:
         """Serve this call, or finish it."""
 
+    def resume_call(self, call: Call, state: bytes) -> None:
+        """Go on with a call that another process began.
+
+        Raises:
+            ValueError: what its method has kept cannot be understood.
+        """
+
     def ended(self, call: Call) -> None:
-        """Forget this call; told once for each that was begun."""
+        """Forget this call; told once for each that was begun or resumed."""
 
 
 class Connection:
     """Serve with `run`, on a thread of the connection's own; `close` ends it from any other."""
 
-    def __init__(self, end: socket.socket, host: Host, *, limit_bytes: int) -> None:
+    def __init__(
+        self, end: socket.socket, host: Host, *, limit_bytes: int, kept: KeptConnection | None = None
+    ) -> None:
+        """`kept`: go on where another process was; its calls are resumed by `resume`."""
+        self.gate = host.gate
+        self.stopped = threading.Event()  # nobody reads any more
         self.heard_s = time.monotonic()  # when the client was last heard of
         self.initial_window_bytes = frames.DEFAULT_WINDOW_BYTES
         self.frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._socket, self._host, self._limit_bytes = end, host, limit_bytes
-        self._reader = end.makefile("rb", _BUFFER_BYTES)
+        self._inlet = Inlet(end, host.stop, kept.unread if kept is not None else b"")
+        self._is_greeted = kept is not None
         self._headers = headers.HeaderReader()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._writer = Writer(end)
+        self._writer = Writer(end, kept.notice if kept is not None else b"")
         self._window_bytes = frames.DEFAULT_WINDOW_BYTES
         self._unreported_bytes = 0
         self._calls: dict[int, Call] = {}
@@ -71,20 +87,75 @@ class Connection:
             frames.WINDOW_UPDATE: self._on_window_update,
             frames.CONTINUATION: self._on_unexpected,
         }
+        if kept is not None:
+            self._restore(kept)
 
     def run(self) -> None:
-        """Serve until the client is gone or breaks the protocol."""
+        """Serve until the client is gone or breaks the protocol, or the connection is to go elsewhere."""
+        is_ours = True
         try:
-            self._greet()
+            if not self._is_greeted:
+                self._greet()
             while True:
                 self._next_frame()
+        except StoppedError:
+            is_ours = False
         except ConnectionFaultError as fault:
             _log.debug(f"connection ended: {fault}")
             self._say_goodbye(fault.code, str(fault))
         except (OSError, EOFError) as error:
             _log.debug(f"connection lost: {error}")
         finally:
-            self._abandon()
+            if is_ours:
+                self.abandon()
+            self.stopped.set()
+
+    def keep(self, until_s: float) -> tuple[KeptConnection, int] | None:
+        """Return what another process needs to go on, and the socket's descriptor, the caller's to close.
+
+        None if the connection cannot be gone on with. To be called when it has `stopped` and the gate is
+        closed; nothing is written after it. `until_s`: how long a frame under way may take (monotonic).
+        """
+        calls = [call.keep() for call in self._calls.values()]
+        found = tuple(call for call in calls if call is not None)
+        if not self._is_greeted or not self._handlers or len(found) < len(calls):
+            return None
+        if (frozen := self._writer.freeze(until_s)) is None:
+            return None
+        notice, descriptor = frozen
+        table, table_bytes = self._headers.table()
+        kept = KeptConnection(
+            unread=self._inlet.unread,
+            table=table,
+            table_bytes=table_bytes,
+            notice=notice,
+            window_bytes=self._window_bytes,
+            initial_window_bytes=self.initial_window_bytes,
+            frame_bytes=self.frame_bytes,
+            unreported_bytes=self._unreported_bytes,
+            newest=self._newest,
+            resets=self._resets,
+            calls=found,
+        )
+        return kept, descriptor
+
+    def _restore(self, kept: KeptConnection) -> None:
+        self._headers.resume(kept.table, kept.table_bytes)
+        self._window_bytes, self.initial_window_bytes = kept.window_bytes, kept.initial_window_bytes
+        self.frame_bytes, self._unreported_bytes = kept.frame_bytes, kept.unreported_bytes
+        self._newest, self._resets = kept.newest, kept.resets
+
+    def resume(self, calls: Iterable[KeptCall]) -> None:
+        """Go on with these calls; before `run`.
+
+        Raises:
+            ValueError: one of them cannot be understood; the connection must be closed then.
+        """
+        for kept in calls:
+            call = Call(self, kept.stream, kept.headers, self._limit_bytes)
+            call.resume(kept)
+            self._calls[kept.stream] = call
+            self._host.resume_call(call, kept.state)
 
     def close(self, *, patience_s: float = _PATIENCE_S) -> None:
         """End the connection, its calls unfinished."""
@@ -93,7 +164,6 @@ class Connection:
 
     def release(self) -> None:
         """Close the socket; for a connection that `run` does not serve (any more)."""
-        self._reader.close()
         self._writer.close()
         self._handlers.clear()  # they know this object: nothing of it shall wait for the garbage collector
 
@@ -136,10 +206,10 @@ class Connection:
         self._host.ended(call)
 
     def _greet(self) -> None:
-        self._wait_for_bytes_at_most(_GREETING_PATIENCE_S)
-        if self._exactly(len(frames.PREFACE)) != frames.PREFACE:
+        self._inlet.be_patient(_GREETING_PATIENCE_S)  # who connects and says nothing takes a place
+        if self._inlet.exactly(len(frames.PREFACE)) != frames.PREFACE:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the client does not speak HTTP/2")
-        self._wait_for_bytes_at_most(0)
+        self._inlet.be_patient(None)
         ours = {
             frames.INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
             frames.MAX_HEADER_LIST_SIZE: headers.LARGEST_HEADERS_BYTES,
@@ -153,29 +223,21 @@ class Connection:
         if head.kind != frames.SETTINGS or head.flags & frames.ACK:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the first frame is no SETTINGS")
         self._on_settings(head, payload)
+        self._is_greeted = True
 
     def _next_frame(self) -> None:
+        self._inlet.mark()
         head, payload = self._read_frame()
         handler = self._handlers.get(head.kind)
         if handler is not None:  # unknown kinds are to be ignored
             handler(head, payload)
 
     def _read_frame(self) -> tuple[Head, bytes]:
-        head = frames.read_head(self._exactly(frames.HEAD_BYTES))
+        head = frames.read_head(self._inlet.exactly(frames.HEAD_BYTES))
         self.heard_s = time.monotonic()
         if head.length_bytes > frames.DEFAULT_FRAME_BYTES:
             raise ConnectionFaultError(frames.FRAME_SIZE_ERROR, f"frame of {head.length_bytes} bytes")
-        return head, self._exactly(head.length_bytes)
-
-    def _exactly(self, count: int) -> bytes:
-        data: bytes | None = self._reader.read(count)
-        if data is None or len(data) < count:
-            raise EOFError("closed by the client, or silent from the start")
-        return data
-
-    def _wait_for_bytes_at_most(self, seconds: int) -> None:
-        """Limit the waiting of reads alone, 0: not at all; who connects and says nothing takes a place."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _RECEIVE_TIMEOUT.pack(seconds, 0))
+        return head, self._inlet.exactly(head.length_bytes)
 
     def _on_headers(self, head: Head, payload: bytes) -> None:
         block = self._whole_block(head, payload)
@@ -375,7 +437,8 @@ class Connection:
         last = frames.number(self._newest) + frames.number(code) + text.encode()
         self._writer.write_soon(frames.frame(frames.GOAWAY, 0, 0, last), patience_s=patience_s)
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
+        """End the connection and all calls; for who runs it, or never will."""
         self._writer.shut()
         for call in list(self._calls.values()):
             self._cancel(call)

@@ -5,7 +5,7 @@ Ours use neither Huffman coding nor the dynamic table, so that nothing has to be
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import hpack
@@ -53,6 +53,18 @@ class HeaderReader:
         except hpack.HPACKError as error:
             raise ConnectionFaultError(COMPRESSION_ERROR, f"malformed headers: {error}") from error
         return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in pairs]
+
+    def table(self) -> tuple[tuple[tuple[bytes, bytes], ...], int]:
+        """Return the fields that blocks may refer to, newest first, and the most bytes of them."""
+        table = self._decoder.header_table
+        return tuple((bytes(name), bytes(value)) for name, value in table.dynamic_entries), table.maxsize
+
+    def resume(self, entries: Sequence[tuple[bytes, bytes]], most_bytes: int) -> None:
+        """Go on with the table of another reader."""
+        table = self._decoder.header_table
+        table.maxsize = most_bytes
+        for name, value in reversed(entries):
+            table.add(name, value)
 
 
 def request(pairs: Pairs) -> dict[str, str] | None:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
+from pilot_agent.rpc.kept import KeptMessage
 from pilot_agent.rpc.status import Code
 
 _PREFIX: Final = struct.Struct("!BI")  # compressed or not, length
@@ -39,6 +40,15 @@ class MessageReader:
     def is_within(self) -> bool:
         """Return whether a message has begun and not ended."""
         return bool(self._head) or self._missing_bytes is not None
+
+    def keep(self) -> KeptMessage:
+        """Return what another reader needs to go on."""
+        return KeptMessage(self._head, self._missing_bytes, b"".join((*self._parts, self._crumbs)))
+
+    def resume(self, kept: KeptMessage) -> None:
+        """Go on where another reader was."""
+        self._head, self._missing_bytes = kept.head, kept.missing_bytes
+        self._parts, self._crumbs = [kept.begun] if kept.begun else [], bytearray()
 
     def take(self, data: bytes | memoryview) -> Iterator[bytes]:
         """Yield the messages that this piece completes.

@@ -6,14 +6,18 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from pilot_agent.log import get_logger
-from pilot_agent.rpc.call import Call, Method
+from pilot_agent.rpc import kept as keeping
+from pilot_agent.rpc.call import Call, Method, Resumption
 from pilot_agent.rpc.connection import Connection
+from pilot_agent.rpc.gate import Gate
+from pilot_agent.rpc.inlet import StopSign
+from pilot_agent.rpc.kept import KeptConnection
 from pilot_agent.rpc.status import Code
 from pilot_agent.sockets import BoundSocket, SocketError, adopt_unix, heirlooms, listen_unix
 
@@ -38,8 +42,14 @@ class Server:
         message_limit_bytes: int,
         keepalive_interval_s: float = 0.0,
         keepalive_timeout_s: float = 20.0,
+        resumptions: Mapping[str, Resumption] | None = None,
     ) -> None:
-        """A client that is silent for the interval (0: for ever) is pinged, and dropped without an answer."""
+        """A client that is silent for the interval (0: for ever) is pinged, and dropped without an answer.
+
+        `resumptions`: by path, for the methods whose calls can be gone on with (see `keep`).
+        """
+        self.gate, self.stop = Gate(), StopSign()
+        self._resumptions = dict(resumptions or {})
         self._methods, self._name = dict(methods), name
         self._calls_limit, self._limit_bytes = calls_limit, message_limit_bytes
         self._interval_s, self._timeout_s = keepalive_interval_s, keepalive_timeout_s
@@ -47,6 +57,7 @@ class Server:
         self._calls = 0
         self._connections: set[Connection] = set()
         self._ended = threading.Event()
+        self._is_left = False  # to a successor
         self._listener: socket.socket | None = None
         self._bound: BoundSocket | None = None
         self._heirlooms: tuple[int, ...] = ()
@@ -84,6 +95,57 @@ class Server:
         self._spawn("accept", self._accept)
         if self._interval_s > 0:
             self._spawn("keepalive", self._keep_alive)
+
+    def keep(self, patience_s: float) -> tuple[bytes, list[int]]:
+        """Stop serving, and return the connections as they stand, for a successor's `resume`.
+
+        The descriptors are their sockets, the caller's to close. Connections that do not come to a stop
+        in time, or with a call that cannot be gone on with, are not among them. This server is of no use
+        after it.
+        """
+        until_s = time.monotonic() + patience_s
+        self._is_left = True
+        with self._lock:
+            connections = list(self._connections)
+        found: list[tuple[KeptConnection, int]] = []
+        is_quiet = self.gate.close(until_s)
+        if is_quiet:
+            self.stop.raise_it()
+        for connection in connections:
+            if not is_quiet or not connection.stopped.wait(max(until_s - time.monotonic(), 0.0)):
+                connection.close(patience_s=0.0)
+            elif (kept := connection.keep(until_s)) is not None:
+                found.append(kept)
+            else:
+                connection.abandon()
+        return keeping.encode(tuple(kept for kept, _ in found)), [descriptor for _, descriptor in found]
+
+    def resume(self, body: bytes, descriptors: Sequence[int]) -> int:
+        """Go on with what a predecessor's `keep` returned; return with how many connections.
+
+        Owns the descriptors. To be called after `listen`, before `start`.
+        """
+        ends = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        try:
+            connections = keeping.decode(body)
+        except ValueError as error:
+            _log.warn(f"{error}: clients connect again")
+            connections = ()
+        taken = sum(self._resume(end, kept) for end, kept in zip(ends, connections, strict=False))
+        for end in ends[len(connections) :]:
+            end.close()
+        return taken
+
+    def _resume(self, end: socket.socket, kept: KeptConnection) -> bool:
+        connection = Connection(end, self, limit_bytes=self._limit_bytes, kept=kept)
+        try:
+            connection.resume(kept.calls)
+        except (ValueError, OSError, RuntimeError) as error:  # also: no more descriptors or threads
+            _log.warn(f"connection not gone on with: {error}")
+            connection.abandon()
+            return False
+        self._run(connection)
+        return True
 
     def quit(self) -> None:
         """End all connections, and remove the socket unless it is a successor's by now."""
@@ -126,6 +188,15 @@ class Server:
             _log.warn(f"call {call.headers[':path']} not served: {error}")
             call.finish(Code.UNAVAILABLE, f"cannot be served now: {error}")
 
+    def resume_call(self, call: Call, state: bytes) -> None:
+        """Let the call's method go on (`connection.Host`)."""
+        path = call.headers[":path"]
+        with self._lock:
+            self._calls += 1
+        if (resumption := self._resumptions.get(path)) is None:
+            raise ValueError(f"calls of {path} cannot be gone on with")
+        call.receiver = resumption(call, state)
+
     def ended(self, _: Call) -> None:
         """Make room for another call (`connection.Host`)."""
         with self._lock:
@@ -137,6 +208,8 @@ class Server:
             if not self._somebody_waits():
                 self._look_at_file()
                 continue
+            if self._is_left:
+                break
             try:
                 end, _ = self._listener.accept()
             except OSError as error:
@@ -182,7 +255,9 @@ class Server:
             bound.unlink()
 
     def _take(self, end: socket.socket) -> None:
-        connection = Connection(end, self, limit_bytes=self._limit_bytes)
+        self._run(Connection(end, self, limit_bytes=self._limit_bytes))
+
+    def _run(self, connection: Connection) -> None:
         with self._lock:
             self._connections.add(connection)
         try:
@@ -191,7 +266,7 @@ class Server:
             _log.warn(f"connection refused: {error}")
             with self._lock:
                 self._connections.discard(connection)
-            connection.release()
+            connection.abandon()
             self._ended.wait(_ACCEPT_AGAIN_S)
         if self._ended.is_set():  # `quit` may not have seen this one
             connection.close()
@@ -212,7 +287,7 @@ class Server:
             pinged_s = {
                 each: when for each, when in pinged_s.items() if each in connections and each.heard_s < when
             }
-            for connection in connections:
+            for connection in () if self._is_left else connections:
                 if connection in pinged_s:
                     if now_s - pinged_s[connection] > self._timeout_s:
                         connection.close()

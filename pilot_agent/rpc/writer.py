@@ -6,6 +6,7 @@ follow trailers or a reset, and only one may open a response.
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
@@ -29,11 +30,11 @@ class Response(Protocol):
 class Writer:
     """Thread-safe. A write waits while the client reads nothing, until `shut`."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket, notice: bytes = b"") -> None:
         self._socket = end
         self._lock = threading.Lock()
         self._closing = threading.Lock()  # never held while something waits
-        self._notice = b""  # begins the next header block
+        self._notice = notice  # begins the next header block
 
     def write(self, *parts: bytes | memoryview) -> bool:
         """Write whole frames; return False when the connection is lost."""
@@ -81,6 +82,15 @@ class Writer:
                 pass
             finally:
                 self._lock.release()
+
+    def freeze(self, until_s: float) -> tuple[bytes, int] | None:
+        """Write nothing any more; return what begins the next header block, and the socket's descriptor.
+
+        None if a frame is still being written at that moment (monotonic). The descriptor is the caller's.
+        """
+        if not self._lock.acquire(timeout=max(until_s - time.monotonic(), 0.0)):
+            return None  # else it is held for ever
+        return self._notice, self._socket.detach()
 
     def shut(self) -> None:
         """Wake up all who read and write; from any thread, as often as one likes."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from pilot_agent.log import get_logger
-from pilot_agent.rpc import Call, CallEnded, Code, Method, Requests, Server, iterating
+from pilot_agent.rpc import Call, CallEnded, Code, Method, Requests, Resumption, Server, iterating
 from pilot_agent.security.sds_session import DELTA, SOTW, Serving, Session, StreamFailedError, Variant
 from pilot_agent.security.secret_store import WaitEndedError
 
@@ -40,17 +40,26 @@ class SdsServer:
             "DeltaSecrets": partial(self._stream, DELTA),
             "FetchSecrets": iterating(self._fetch),
         }
+        resumptions: dict[str, Resumption] = {
+            "StreamSecrets": partial(self._stream, SOTW),
+            "DeltaSecrets": partial(self._stream, DELTA),
+        }
         self._server = Server(
             {f"/{SERVICE}/{name}": method for name, method in methods.items()},
             name="sds",
             calls_limit=stream_limit,
             message_limit_bytes=_REQUEST_LIMIT_BYTES,
+            resumptions={f"/{SERVICE}/{name}": resume for name, resume in resumptions.items()},
         )
         if hand_down is not None:
             self._server.when_made_again(hand_down)
 
-    def serve(self, path: str, inherited: tuple[int, ...] = ()) -> tuple[int, ...]:
+    def serve(
+        self, path: str, inherited: tuple[int, ...] = (), left: tuple[bytes, tuple[int, ...]] = (b"", ())
+    ) -> tuple[int, ...]:
         """Listen on `path`, or on what a predecessor handed down, and begin to answer.
+
+        `left` are the connections that it has left (see `keep`).
 
         Returns:
             The descriptors to hand down to a successor.
@@ -59,8 +68,15 @@ class SdsServer:
             SocketError: the socket cannot be bound; this server is of no use then.
         """
         self._server.listen(path, inherited)
+        body, descriptors = left
+        if body and (taken := self._server.resume(body, descriptors)):
+            _log.debug(f"ADS: connections taken over: {taken}")
         self._server.start()
         return self._server.heirlooms()
+
+    def keep(self, patience_s: float) -> tuple[bytes, list[int]]:
+        """Stop, and return the connections with their streams for a successor (see `Server.keep`)."""
+        return self._server.keep(patience_s)
 
     def push(self, material: str) -> None:
         """Send new material to every stream that has subscribed to it; does not block."""
@@ -82,8 +98,11 @@ class SdsServer:
             self._changed.wait_for(lambda: not self._sessions, grace_s)
         self._server.quit()
 
-    def _stream(self, variant: Variant, call: Call) -> "_SdsCall":
-        session = Session(next(self._numbers), self._serving, variant)
+    def _stream(self, variant: Variant, call: Call, kept: bytes | None = None) -> "_SdsCall":
+        session = Session(next(self._numbers), self._serving, variant, kept)
+        if kept is not None:  # what is newer than what was served
+            for material in self._serving.store.all():
+                session.changed(material.name)
         with self._lock:
             self._sessions.add(session)
         try:
@@ -126,17 +145,24 @@ class _SdsCall:
     def cancelled(self) -> None:
         self._session.end()
 
+    def keep(self) -> bytes | None:
+        return self._session.keep()
+
     def _respond(self) -> None:
         try:
-            for body in self._session.responses():
+            for body in self._session.responses(self._call.turn):
                 if not self._call.send(body):
                     break
-            self._call.finish()
+            self._finish()
         except WaitEndedError:
-            self._call.finish()
+            self._finish()
         except StreamFailedError as failure:
             _log.warn(f"ADS: stream {self._session.number} failed: {failure.text}")
-            self._call.finish(failure.code, failure.text)
+            self._finish(failure.code, failure.text)
         finally:
             self._forget(self._session)
             _log.info(f'ADS: "" {self._session.number} terminated')
+
+    def _finish(self, code: Code = Code.OK, details: str = "") -> None:
+        with self._call.turn:
+            self._call.finish(code, details)

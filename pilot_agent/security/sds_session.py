@@ -4,11 +4,12 @@ The stream's thread runs `responses`; requests and changes of material come into
 either wakes it.
 """
 
-import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -41,6 +42,7 @@ from pilot_agent.security.sds_stream import (
 from pilot_agent.security.sds_wire import DiscoveryRequest, decode_request, encode_response
 from pilot_agent.security.secret_store import SecretStore
 from pilot_agent.security.status_code import go_code_of
+from pilot_agent.unreadable import UNREADABLE
 from pilot_agent.wire import WireError
 
 _log = get_logger("ads")
@@ -103,15 +105,71 @@ class _Changed(msgspec.Struct, frozen=True, kw_only=True):
     material: str
 
 
+class _Inbox:
+    """Events in order. The first stays until all that follows from it is done."""
+
+    def __init__(self) -> None:
+        self._come = threading.Condition()
+        self._events: deque[bytes | _Changed | None] = deque()
+
+    def put(self, event: bytes | _Changed | None) -> None:
+        with self._come:
+            self._events.append(event)
+            self._come.notify()
+
+    def first(self) -> bytes | _Changed | None:
+        with self._come:
+            while not self._events:
+                self._come.wait()
+            return self._events[0]
+
+    def done(self) -> None:
+        with self._come:
+            self._events.popleft()
+
+    def all(self) -> list[bytes | _Changed | None]:
+        with self._come:
+            return list(self._events)
+
+
+class KeptSession(msgspec.Struct, frozen=True):
+    """A stream as another process takes it up: behind the last event of which all is done."""
+
+    subscription: Subscription = NEW_STREAM
+    served: dict[str, str] = {}
+    asked: tuple[bytes, ...] = ()  # requests of which nothing is done
+
+
 class Session:
     """The state of one stream; `number` names it in the log."""
 
-    def __init__(self, number: int, serving: Serving, variant: Variant = SOTW) -> None:
+    def __init__(
+        self, number: int, serving: Serving, variant: Variant = SOTW, kept: bytes | None = None
+    ) -> None:
+        """`kept`: go on where another process was.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
         self.number, self._serving, self._variant = number, serving, variant
-        self._inbox: queue.SimpleQueue[bytes | _Changed | None] = queue.SimpleQueue()
-        self._subscription = NEW_STREAM
-        self._served: dict[str, str] = {}  # resource name → version_info
+        self._inbox = _Inbox()
+        self._settled = _read(kept) if kept is not None else KeptSession()
+        self._subscription = self._settled.subscription
+        self._served = dict(self._settled.served)  # resource name → version_info
         self._ended = threading.Event()
+        for request in self._settled.asked:
+            self._inbox.put(request)
+
+    def keep(self) -> bytes | None:
+        """Return from what another process can go on; None where the stream is about to end.
+
+        To be called when nobody asks any more, and no response is under way.
+        """
+        waiting = self._inbox.all()
+        if None in waiting or self._ended.is_set():
+            return None
+        asked = tuple(event for event in waiting if isinstance(event, bytes))
+        return msgspec.msgpack.encode(msgspec.structs.replace(self._settled, asked=asked))
 
     def asked(self, request: bytes) -> None:
         """Take a request; does not block."""
@@ -131,17 +189,21 @@ class Session:
         self._inbox.put(None)
         self._serving.store.wake()
 
-    def responses(self) -> Iterator[bytes]:
-        """Yield what Envoy is to be sent, until its stream ends.
+    def responses(self, turn: AbstractContextManager[None] | None = None) -> Iterator[bytes]:
+        """Yield what Envoy is to be sent, until its stream ends; within `turn` until it is sent.
 
         Raises:
             StreamFailedError: the stream is to end with a status.
             WaitEndedError: Envoy is gone.
         """
-        while (event := self._inbox.get()) is not None:
+        while (event := self._inbox.first()) is not None:
             names = self._names_changed(event) if isinstance(event, _Changed) else self._names_asked(event)
-            if names and (response := self._response(names)):
-                yield response
+            response = self._response(names) if names else b""
+            with turn or nullcontext():
+                if response:
+                    yield response
+                self._settled = KeptSession(self._subscription, dict(self._served))
+                self._inbox.done()
 
     def fetch(self, data: bytes) -> bytes:
         """Return the answer to one request without a stream (FetchSecrets).
@@ -250,6 +312,13 @@ class Session:
         what = "certificate" if material.name == WORKLOAD else "trust anchor"
         ttl_s = workload.not_after_unix_s - time.time() if workload else 0.0
         _cache_log.info(f"returned workload {what} from cache", ttl=go_duration(ttl_s))
+
+
+def _read(kept: bytes) -> KeptSession:
+    try:
+        return msgspec.msgpack.decode(kept, type=KeptSession)
+    except UNREADABLE as error:
+        raise ValueError(f"SDS stream of the version before: {error}") from error
 
 
 def _failed(name: str, cause: str) -> StreamFailedError:

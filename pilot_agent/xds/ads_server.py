@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import Call, CallEnded, Code, Requests, Server, iterating
-from pilot_agent.rpc.call import Method
+from pilot_agent.rpc.call import Method, Resumption
 from pilot_agent.wire import WireError
 from pilot_agent.xds import reflection
-from pilot_agent.xds.envoy_stream import EnvoyStream
+from pilot_agent.xds.envoy_stream import EnvoyStream, KeptStream, read_kept
 from pilot_agent.xds.methods import METHODS
 from pilot_agent.xds.options import XdsOptions
 from pilot_agent.xds.outcome import Outcome
@@ -25,8 +25,12 @@ _log = get_logger("xdsproxy")
 class Host(Protocol):
     """Who owns the streams."""
 
-    def accept(self, variant: Variant, generation: int) -> EnvoyStream:
-        """Take a new stream in and begin its first leg."""
+    def accept(self, variant: Variant, generation: int, kept: KeptStream | None = None) -> EnvoyStream:
+        """Take a stream in, one that a predecessor `kept` too, and begin a leg.
+
+        Raises:
+            ValueError: what was kept cannot be understood.
+        """
 
     def closed(self, stream: EnvoyStream, outcome: Outcome) -> None:
         """Forget a stream; called once for each."""
@@ -49,21 +53,29 @@ def make_server(options: XdsOptions, host: Host) -> Server:
         message_limit_bytes=options.receive_limit_bytes,
         keepalive_interval_s=options.keepalive_interval_s,
         keepalive_timeout_s=options.keepalive_timeout_s,
+        resumptions={path: _resumption(host) for path in METHODS.values()},
     )
 
 
 def _method(variant: Variant, host: Host) -> Method:
-    return lambda call: _AdsCall(call, variant, host)
+    return lambda call: _AdsCall(call, host, host.accept(variant, _generation(call)))
+
+
+def _resumption(host: Host) -> Resumption:
+    def resume(call: Call, state: bytes) -> _AdsCall:
+        kept = read_kept(state)
+        return _AdsCall(call, host, host.accept(kept.variant, kept.generation, kept))
+
+    return resume
 
 
 class _AdsCall:
     """One ADS stream: requests pass on the connection's thread, responses on one of the stream's own."""
 
-    def __init__(self, call: Call, variant: Variant, host: Host) -> None:
-        kind = "delta xds" if variant == "delta" else "xds"
+    def __init__(self, call: Call, host: Host, stream: EnvoyStream) -> None:
+        kind = "delta xds" if stream.variant == "delta" else "xds"
         _log.debug(f"accepted {kind} connection from envoy, forwarding to upstream")
-        self._call, self._host = call, host
-        self._stream = host.accept(variant, _generation(call))
+        self._call, self._host, self._stream = call, host, stream
         self._is_closed, self._lock = False, threading.Lock()
         try:
             threading.Thread(target=self._respond, name=f"ads-{self._stream.name}", daemon=True).start()
@@ -84,14 +96,18 @@ class _AdsCall:
     def cancelled(self) -> None:
         self._close(Outcome(Code.CANCELLED, "context canceled"))
 
+    def keep(self) -> bytes | None:
+        return self._stream.keep()
+
     def _respond(self) -> None:
-        for body in self._stream.responses():
+        for body in self._stream.responses(self._call.turn):
             if not self._call.send(body):
                 break
             del body  # else it would be held while the thread waits for the next
         end = self._stream.ended
         if end is not None:
-            self._call.finish(Code(end.code), end.details)
+            with self._call.turn:
+                self._call.finish(Code(end.code), end.details)
             self._close(Outcome(Code.OK, "end of stream"))
 
     def _close(self, outcome: Outcome) -> None:

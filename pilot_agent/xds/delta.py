@@ -54,6 +54,8 @@ class _Type(msgspec.Struct):
 class DeltaSubscriptions(Record[_Type]):
     """The record of one stream; not thread-safe."""
 
+    kind = _Type
+
     def request(self, body: bytes) -> bytes | None:
         seen = read_delta_request(body)
         if seen.has_node and not self.node:

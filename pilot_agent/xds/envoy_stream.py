@@ -9,16 +9,18 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Final, Protocol
 
 import msgspec
 
 from pilot_agent.log import get_logger
+from pilot_agent.unreadable import UNREADABLE
 from pilot_agent.wire import WireError
 from pilot_agent.xds import memory
 from pilot_agent.xds.delta import DeltaSubscriptions
 from pilot_agent.xds.pipes import DownstreamEnd, make_leg
+from pilot_agent.xds.record import KeptRecord
 from pilot_agent.xds.requests import Variant
 from pilot_agent.xds.sotw import SotwSubscriptions
 
@@ -40,6 +42,27 @@ class End(msgspec.Struct, frozen=True):
     details: str
 
 
+class KeptStream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as another process takes it up."""
+
+    variant: Variant
+    generation: int
+    leg: int
+    record: KeptRecord
+
+
+def read_kept(state: bytes) -> KeptStream:
+    """Return what `EnvoyStream.keep` has kept.
+
+    Raises:
+        ValueError: it was another version, which keeps something else.
+    """
+    try:
+        return msgspec.msgpack.decode(state, type=KeptStream)
+    except UNREADABLE as error:
+        raise ValueError(f"ADS stream of the version before: {error}") from error
+
+
 class EnvoyStream:
     """Thread-safe: requests come from one thread, responses go on another, legs begin on a third."""
 
@@ -52,6 +75,32 @@ class EnvoyStream:
         self._legs: queue.SimpleQueue[DownstreamEnd | None] = queue.SimpleQueue()
         self._leg: DownstreamEnd | None = None
         self._leg_number = 0
+
+    def keep(self) -> bytes | None:
+        """Return from what another process can go on, None when the stream ends.
+
+        To be called when Envoy asks no more, and no response is under way to it.
+        """
+        with self._lock:
+            if self.ended is not None:
+                return None
+            return msgspec.msgpack.encode(
+                KeptStream(
+                    variant=self.variant,
+                    generation=self.generation,
+                    leg=self._leg_number,
+                    record=self._record.keep(),
+                )
+            )
+
+    def resume(self, kept: KeptStream) -> None:
+        """Go on where another process was; a leg is to be begun next.
+
+        Raises:
+            ValueError: it was another version, which keeps something else.
+        """
+        self._record.resume(kept.record)
+        self._leg_number = kept.leg
 
     def begin_leg(self, *, unless_after: int | None = None) -> None:
         """Have the upstream half open a stream to istiod and restore the subscriptions on it.
@@ -102,18 +151,20 @@ class EnvoyStream:
             while True:
                 self._legs.get(block=False)
 
-    def responses(self) -> Iterator[bytes]:
+    def responses(self, turn: AbstractContextManager[None] | None = None) -> Iterator[bytes]:
         """Yield what Envoy shall get, leg after leg; return when the stream ends.
 
+        What is noted of a response, and its sending, are within `turn`.
         The next is asked for when Envoy's transport has taken the one before, which `taken` reports.
         """
         while (leg := self._legs.get()) is not None:
             while (body := leg.receive()) is not None:
-                if self._note(leg, body):
-                    size_bytes, began_s = len(body), time.monotonic()
-                    yield body
-                    del body  # else it would be held until the next one comes
-                    self._report(size_bytes, time.monotonic() - began_s)
+                with turn or nullcontext():
+                    if self._note(leg, body):
+                        size_bytes, began_s = len(body), time.monotonic()
+                        yield body
+                        del body  # else it would be held until the next one comes
+                        self._report(size_bytes, time.monotonic() - began_s)
                 leg.taken()
             del leg  # else its sockets would be held while the thread waits for the next
 

@@ -9,7 +9,11 @@ node goes. What a type's first request says, and what a response means, is their
 """
 
 from abc import ABC, abstractmethod
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+
+from pilot_agent.unreadable import UNREADABLE
 
 
 class TypeRecord(Protocol):
@@ -28,8 +32,18 @@ class TypeRecord(Protocol):
 T = TypeVar("T", bound=TypeRecord)
 
 
+class KeptRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as another process takes it up."""
+
+    node: bytes
+    legs: int
+    types: msgspec.Raw  # of one variant
+
+
 class Record(ABC, Generic[T]):
     """The record of one stream; not thread-safe."""
+
+    kind: ClassVar[type[TypeRecord]]  # T
 
     def __init__(self) -> None:
         self.node = b""  # the node field of Envoy's first request, with its tag
@@ -49,6 +63,23 @@ class Record(ABC, Generic[T]):
             for type_url, each in self.types.items()
             if each.is_wanted
         ]
+
+    def keep(self) -> KeptRecord:
+        """Return from what another process can go on, with a leg of its own."""
+        types = msgspec.Raw(msgspec.msgpack.encode(self.types))
+        return KeptRecord(node=self.node, legs=self._legs, types=types)
+
+    def resume(self, kept: KeptRecord) -> None:
+        """Go on where another process was; `next_leg` is to come next.
+
+        Raises:
+            ValueError: it was another version, which keeps something else.
+        """
+        try:
+            self.types = msgspec.msgpack.decode(kept.types, type=dict[str, self.kind])  # type: ignore[name-defined]  # known at run time alone
+        except UNREADABLE as error:
+            raise ValueError(f"subscriptions of the version before: {error}") from error
+        self.node, self._legs = kept.node, kept.legs
 
     @abstractmethod
     def request(self, body: bytes) -> bytes | None:

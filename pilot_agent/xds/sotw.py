@@ -50,6 +50,8 @@ class _Type(msgspec.Struct):
 class SotwSubscriptions(Record[_Type]):
     """The record of one stream; not thread-safe."""
 
+    kind = _Type
+
     def request(self, body: bytes) -> bytes | None:
         seen = read_sotw_request(body)
         if seen.has_node and not self.node:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.pod import Container, Pod
 from tests.support.pod_life import provisioned, wait_ready
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.envoy, pytest.mark.root]
 
@@ -75,6 +76,7 @@ def test_a_second_agent_in_the_pod_ends_and_leaves_the_first_alone(workdir: Path
     with provisioned("sidecar-classic", workdir) as (pod, _):
         first = pod.start()
         wait_ready(pod, first)
+        wait_for((pod.volume("istio-envoy") / "identity.kept").exists, what="its last file")
         before = places(pod)
         status, said = first.execute("pilot-agent", "proxy", "sidecar")
         assert status == 255

@@ -1,5 +1,6 @@
 """Live upgrade: another version takes the agent's place while Envoy and its clients go on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -57,6 +58,18 @@ def is_served_with_secrets(agent: RealAgent) -> bool:
         return "default" in stream.secrets() and "credential-uds" not in agent.log()
 
 
+def opened_streams(agent: RealAgent) -> dict[str, dict[str, int]]:
+    """Return, of each socket of the agent, how many connections and streams Envoy has opened, and has now."""
+    found = {}
+    for cluster in json.loads(agent.admin("/clusters?format=json"))["cluster_statuses"]:
+        if cluster["name"] in {"xds-grpc", "sds-grpc"}:
+            (host,) = cluster["host_statuses"]
+            counted = {one["name"]: int(one.get("value", 0)) for one in host["stats"]}
+            names = ("cx_total", "cx_active", "rq_total", "rq_active", "rq_error")
+            found[cluster["name"]] = {name: counted[name] for name in names}
+    return found
+
+
 def version_of(agent: RealAgent) -> str:
     return agent.log().rpartition("\tVersion ")[2].split("-")[0]
 
@@ -68,6 +81,9 @@ def test_upgrades_cost_no_request_and_leave_envoy_alone(world: World, workdir: P
     assert agent.process is not None
     with Load(world.port, "/productpage", keep_alive=2, new_connections=2) as load:
         load.wait_more(100)
+        streams = opened_streams(agent)
+        assert streams["sds-grpc"]["rq_active"] == 2
+        assert streams["xds-grpc"]["rq_active"] == 1
         for program in islice(cycle((two, three)), COUNT):
             before = pids(agent)
             done = upgrade(agent, program)
@@ -80,6 +96,7 @@ def test_upgrades_cost_no_request_and_leave_envoy_alone(world: World, workdir: P
             assert is_served_with_secrets(agent)
             load.wait_more(100)
     assert load.failures == []
+    assert opened_streams(agent) == streams, "Envoy had to connect again"
     assert agent.envoys() == [envoy]
     assert envoy.is_running()
     assert agent.is_ready()

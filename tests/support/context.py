@@ -56,6 +56,8 @@ class FakeContext:
     told_supervisor: list[object] = field(default_factory=list)
     is_ready: bool = False
     handed_down: tuple[int, ...] = ()
+    estate: tuple[bytes, tuple[int, ...]] = (b"", ())
+    leaves: tuple[bytes, tuple[int, ...]] | None = None
     hands_down: tuple[int, ...] = ()  # what was handed to a successor, as it is: no copies
     fatal_reason: str | None = None
     counters: dict[str, float] = field(default_factory=dict)
@@ -113,6 +115,9 @@ class FakeContext:
 
     def hand_down(self, descriptors: Iterable[int]) -> None:
         self.hands_down = tuple(descriptors)
+
+    def leave_estate(self, body: bytes, descriptors: Iterable[int]) -> None:
+        self.leaves = (body, tuple(descriptors))
 
     def ready(self) -> None:
         self.is_ready = True
