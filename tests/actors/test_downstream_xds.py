@@ -1,6 +1,7 @@
 """The ADS server towards Envoy, over its real socket."""
 
 import gc
+import os
 import resource
 import stat
 import threading
@@ -13,7 +14,7 @@ import pytest
 from google.protobuf import descriptor_pool, message_factory
 
 from actors.downstream_xds import DownstreamXdsActor
-from actors.messages.control import PeerRestarted
+from actors.messages.control import LeaveEstate, PeerRestarted
 from actors.messages.xds import (
     ReplayWanted,
     StreamClosed,
@@ -38,12 +39,14 @@ VARIANTS = pytest.mark.parametrize("variant", ["sotw", "delta"])
 class Downstream:
     """The actor alone; the test is the upstream half."""
 
-    def __init__(self, options: XdsOptions) -> None:
+    def __init__(self, options: XdsOptions, **inherits: Any) -> None:
         self.options = options
         self.context = FakeContext(
             role=Role.DOWNSTREAM_XDS,
             options=(options, GrpcBootstrapOptions()),
             workers={"reflect": reflect_worker.reflect},
+            incarnation=2 if inherits else 1,
+            **inherits,
         )
         self.clients: list[EnvoyClient] = []
         self.ref: Any = None
@@ -384,3 +387,39 @@ def test_a_failing_descriptor_lookup_is_answered_with_unavailable(downstream: Do
         call = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", None, None)
         (answer,) = call(iter([symbol]), timeout=20)
     assert b"no memory" in answer
+
+
+@VARIANTS
+def test_a_planned_successor_goes_on_with_the_streams_and_their_subscriptions(
+    tmp_path: Path, variant: str
+) -> None:
+    old = Downstream(plaintext_options(tmp_path, "127.0.0.1:1"))
+    wait_for(lambda: old.context.is_ready, what="ready")
+    envoy = old.envoy(variant, generation=7)
+    envoy.send(request(variant, CDS, node="n"))
+    first = old.leg(old.next(StreamOpened))
+    first.receive()
+    answer = response(variant, CDS, "n1", version="1", c=b"")
+    first.send(answer.SerializeToString())
+    envoy.receive_bytes()
+    envoy.send(ack(variant, answer))
+    first.receive()
+
+    handed_down = tuple(os.dup(descriptor) for descriptor in old.context.hands_down)
+    old.ref.tell(LeaveEstate(patience_s=5.0))
+    estate = wait_for(lambda: old.context.leaves, what="the estate")
+    new = Downstream(old.options, handed_down=handed_down, estate=estate)
+    opened = new.next(StreamOpened)
+    assert (opened.variant, opened.generation, opened.leg) == (variant, 7, 2)
+    leg = new.leg(opened)
+    repeated = leg.receive()
+    assert isinstance(repeated, bytes)
+    assert b"n" in repeated  # the node
+    second = response(variant, CDS, "n2", version="2", c=b"x").SerializeToString()
+    leg.send(second)
+    assert envoy.receive_bytes() == second
+    assert leg.wait_until_taken()
+    old.ref.stop()
+    envoy.close()
+    new.next(StreamClosed)
+    new.quit()

@@ -11,7 +11,7 @@ import pytest
 
 from actors.cert import CertActor
 from actors.messages.cert import GetSecret, IdentityRotated, RotateNow, SecretFailed, SecretReady
-from actors.messages.control import PeerRestarted
+from actors.messages.control import LeaveEstate, PeerRestarted
 from actors.runtime.roles import Role
 from actors.sds import SdsActor, SdsState
 from tests.support.sds_client import SdsClient
@@ -274,3 +274,48 @@ def test_a_ca_that_comes_late_is_seen_by_the_waiting_envoy_without_a_new_questio
         assert len(made.sds.all_sent(GetSecret)) == 1
     made.cert.end()
     made.sds.end()
+
+
+def test_a_planned_successor_goes_on_with_the_streams(sds: ActorBench, client: SdsClient) -> None:
+    sds.start()
+    sds.tell(pair(1))
+    stream = client.stream()
+    stream.names("default")
+    assert b"key 1" in stream.response().SerializeToString()
+    stream.ack("default")
+    sds.succeed()
+    sds.tell(pair(2))
+    assert b"key 2" in stream.response().SerializeToString()
+    sds.succeed()
+    sds.tell(pair(2))
+    sds.tell(pair(3))
+    assert b"key 3" in stream.response().SerializeToString()
+    assert stream.nothing_waits()
+
+
+def test_a_stream_that_waits_for_a_secret_waits_on_with_the_successor(
+    sds: ActorBench, client: SdsClient
+) -> None:
+    sds.start()
+    stream = client.stream()
+    stream.names("default")
+    sds.wait_sent(GetSecret)
+    sds.succeed()
+    assert sds.wait_sent(GetSecret) == [GetSecret(resource_name="default")]
+    sds.tell(pair(1))
+    assert stream.secrets()["default"].tls_certificate.private_key.inline_bytes == b"key 1"
+
+
+def test_a_secret_that_comes_between_two_incarnations_is_pushed_by_the_second(
+    sds: ActorBench, client: SdsClient
+) -> None:
+    sds.start()
+    sds.tell(pair(1))
+    stream = client.stream()
+    stream.names("default")
+    stream.response()
+    sds.tell(LeaveEstate(patience_s=5.0))
+    sds.tell(pair(2))  # kept in the notebook, and sent to nobody any more
+    sds.settle()
+    sds.follow()
+    assert stream.response().version_info.endswith("/2")

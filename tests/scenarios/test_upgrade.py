@@ -81,9 +81,9 @@ def test_upgrades_cost_no_request_and_leave_envoy_alone(world: World, workdir: P
     assert agent.process is not None
     with Load(world.port, "/productpage", keep_alive=2, new_connections=2) as load:
         load.wait_more(100)
-        streams = opened_streams(agent)
-        assert streams["sds-grpc"]["rq_active"] == 2
-        assert streams["xds-grpc"]["rq_active"] == 1
+        opened = opened_streams(agent)
+        assert opened["sds-grpc"]["rq_active"] == 2
+        assert opened["xds-grpc"]["rq_active"] == 1
         for program in islice(cycle((two, three)), COUNT):
             before = pids(agent)
             done = upgrade(agent, program)
@@ -96,12 +96,10 @@ def test_upgrades_cost_no_request_and_leave_envoy_alone(world: World, workdir: P
             assert is_served_with_secrets(agent)
             load.wait_more(100)
     assert load.failures == []
-    assert opened_streams(agent) == streams, "Envoy had to connect again"
+    assert opened_streams(agent) == opened, "Envoy had to connect again"
     assert agent.envoys() == [envoy]
     assert envoy.is_running()
     assert agent.is_ready()
-    streams = "cluster.xds-grpc;.http2.streams_active"
-    wait_for(lambda: agent.stats("xds-grpc").get(streams) == 1, within_s=20.0, what="Envoy's ADS stream")
     updates = "cluster_manager.cds.update_success"
     known = agent.stats(updates)[updates]
     world.istiod.push(with_another_address(world.mesh))

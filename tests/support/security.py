@@ -1,6 +1,7 @@
 """Settings and actor harness for the identity tests."""
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import pykka
 
+from actors.messages.control import LeaveEstate
 from actors.runtime.roles import Role
 from pilot_agent.security.file_worker import read_files
 from pilot_agent.security.key_worker import make_key
@@ -80,7 +82,21 @@ class ActorBench:
     def now(self) -> float:
         return self.base_s + self.context.now_s
 
-    def start(self) -> None:
+    def succeed(self) -> None:
+        """Have an actor leave its clients to the next incarnation, as in an upgrade."""
+        self.tell(LeaveEstate(patience_s=5.0))
+        self.follow()
+
+    def follow(self) -> None:
+        """Start the next incarnation with what the one before leaves."""
+        handed_down = tuple(os.dup(descriptor) for descriptor in self.context.hands_down)
+        estate = wait_for(lambda: self.context.leaves, what="the estate")
+        self.kill()
+        self.start(handed_down, estate)
+
+    def start(
+        self, handed_down: tuple[int, ...] = (), estate: tuple[bytes, tuple[int, ...]] = (b"", ())
+    ) -> None:
         """Start the next incarnation and wait until it is ready."""
         now_s = self.context.now_s
         self.context = FakeContext(
@@ -91,6 +107,8 @@ class ActorBench:
             workers=self.workers,
             now_s=now_s,
             on_send=self.on_send,
+            handed_down=handed_down,
+            estate=estate,
         )
         made = threading.Event()
 

@@ -8,11 +8,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
 from lab.snapshot import Resource, Snapshot
 from lab.stream import DeltaStream, SotwStream, Stream
 from pilot_agent.xds.delta import DeltaSubscriptions
+from pilot_agent.xds.record import KeptRecord
 from pilot_agent.xds.sotw import SotwSubscriptions
 from tests.support.xds_messages import CDS, EDS
 
@@ -163,6 +165,13 @@ class Model:
         self.from_envoy.clear()
         self._record = SotwSubscriptions() if self.variant == "sotw" else DeltaSubscriptions()
         self.from_envoy.extend(self.envoy.first_requests())
+        self.cut_upstream()
+
+    def hand_over(self) -> None:
+        """Replace the downstream half by plan: Envoy's stream goes on, with all that is under way on it."""
+        successor = SotwSubscriptions() if self.variant == "sotw" else DeltaSubscriptions()
+        successor.resume(msgspec.msgpack.decode(msgspec.msgpack.encode(self._record.keep()), type=KeptRecord))
+        self._record = successor
         self.cut_upstream()
 
     def cut_upstream(self) -> None:

@@ -25,7 +25,7 @@ EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("push"), _worlds()),
         st.tuples(st.just("ask"), WANTED),
-        st.tuples(st.sampled_from(["cut upstream", "cut downstream"]), st.none()),
+        st.tuples(st.sampled_from(["cut upstream", "cut downstream", "hand over"]), st.none()),
         st.tuples(st.just("step"), st.sampled_from(QUEUES)),
         st.tuples(st.just("settle"), st.none()),
     ),
@@ -56,6 +56,8 @@ def run(model: Model, events: list[tuple[str, Any]], *, cuts: bool) -> Model:
             model.settle()
         elif cuts and kind == "cut upstream":
             model.cut_upstream()
+        elif cuts and kind == "hand over":
+            model.hand_over()
         elif cuts:
             model.cut_downstream()
     model.settle()
