@@ -64,9 +64,9 @@ class Head(NamedTuple):
     stream: int
 
 
-def read_head(data: bytes | memoryview) -> Head:
-    """Return the head that these nine bytes are."""
-    high, low, kind, flags, stream = _HEAD.unpack(data)
+def read_head(data: bytes | memoryview, at: int = 0) -> Head:
+    """Return the head that the nine bytes at this offset are."""
+    high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
     return Head(high << 16 | low, kind, flags, stream & LARGEST_WINDOW_BYTES)
 
 
@@ -91,10 +91,14 @@ def headers(stream: int, block: bytes) -> bytes:
 
 
 class FrameReader:
-    """Cuts what a connection receives into frames."""
+    """Cuts what a connection receives into frames; DATA that is cut off comes as two frames.
+
+    So what follows is not put behind it, which would copy it once more.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
+        self._begun: Head | None = None  # what is still to come of a frame of DATA
 
     def take(self, data: bytes) -> Iterator[tuple[Head, memoryview]]:
         """Yield the frames that are whole now, with their payloads.
@@ -104,16 +108,30 @@ class FrameReader:
         """
         whole = self._rest + data if self._rest else data
         view, at, size = memoryview(whole), 0, len(whole)
+        if self._begun is not None and size:
+            head, self._begun = self._begun, None
+            at = min(head.length_bytes, size)
+            yield self._cut(head, at), view[:at]
         while size - at >= HEAD_BYTES:
-            found = read_head(view[at : at + HEAD_BYTES])
-            if found.length_bytes > DEFAULT_FRAME_BYTES:
-                raise ConnectionFaultError(FRAME_SIZE_ERROR, f"frame of {found.length_bytes} bytes")
-            end = at + HEAD_BYTES + found.length_bytes
+            head, start = read_head(whole, at), at + HEAD_BYTES
+            if head.length_bytes > DEFAULT_FRAME_BYTES:
+                raise ConnectionFaultError(FRAME_SIZE_ERROR, f"frame of {head.length_bytes} bytes")
+            end = start + head.length_bytes
             if end > size:
-                break
-            yield found, view[at + HEAD_BYTES : end]
+                if head.kind != DATA or head.flags & PADDED or start == size:
+                    break
+                head, end = self._cut(head, size - start), size
+            yield head, view[start:end]
             at = end
         self._rest = whole[at:]
+
+    def _cut(self, head: Head, length_bytes: int) -> Head:
+        """Return the head of so much of a frame; what is left of it is kept for the next time."""
+        left_bytes = head.length_bytes - length_bytes
+        if not left_bytes:
+            return head
+        self._begun = head._replace(length_bytes=left_bytes)
+        return Head(length_bytes, head.kind, head.flags & ~END_STREAM, head.stream)
 
 
 def error_name(code: int) -> str:

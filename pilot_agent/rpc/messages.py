@@ -1,7 +1,7 @@
 """gRPC's messages inside the DATA of a call. Source: gRPC over HTTP2, "Length-Prefixed-Message"."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pilot_agent.rpc.kept import KeptMessage
@@ -50,12 +50,27 @@ class MessageReader:
         self._head, self._missing_bytes = kept.head, kept.missing_bytes
         self._parts, self._crumbs = [kept.begun] if kept.begun else [], bytearray()
 
-    def take(self, data: bytes | memoryview) -> Iterator[bytes]:
-        """Yield the messages that this piece completes.
+    def take(self, data: bytes | memoryview) -> Iterable[bytes]:
+        """Return the messages that this piece completes; to be iterated over at once.
 
         Raises:
-            MessageFaultError: one is compressed or too large.
+            MessageFaultError: one is compressed or too large; also while it is iterated over.
         """
+        size = len(data)
+        if self._missing_bytes is not None:
+            if size < self._missing_bytes:  # the middle of a large one
+                self._missing_bytes -= size
+                self._keep(memoryview(data))
+                return ()
+        elif (
+            PREFIX_BYTES < size <= self._limit_bytes
+            and not self._head
+            and _PREFIX.unpack_from(data) == (0, size - PREFIX_BYTES)
+        ):  # by far the most: one that is small and whole
+            return (bytes(data[PREFIX_BYTES:]),)
+        return self._taken(data)
+
+    def _taken(self, data: bytes | memoryview) -> Iterator[bytes]:
         left = memoryview(data)
         while left or self._missing_bytes == 0:
             if self._missing_bytes is None:

@@ -49,12 +49,11 @@ class Spans:
         Raises:
             WireError: it is longer, or no text.
         """
-        for start, end in self.bounds(number):
-            if end - start > LABEL_LIMIT_BYTES:
-                raise WireError(
-                    f"field {number} of {end - start} bytes: at most {LABEL_LIMIT_BYTES} are read"
-                )
-        return self.text(number)
+        found = self._found.get(number, _NONE)
+        for at in range(0, len(found), 3):
+            if (size_bytes := found[at + 2] - found[at + 1]) > LABEL_LIMIT_BYTES:
+                raise WireError(f"field {number} of {size_bytes} bytes: at most {LABEL_LIMIT_BYTES} are read")
+        return self.text(number) if found else ""
 
     def last(self, number: int) -> bytes | None:
         """Return the bytes of the last field of this number, None if there is none."""

@@ -5,7 +5,7 @@ Only the first resource counts. Whatever is wrong with it makes a NACK, whose te
 Source: the reference's xDS proxy, responses.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from pilot_agent.wire import WireError
 from pilot_agent.xds.envelope import DeltaResponse, SotwResponse, Spans
@@ -16,6 +16,25 @@ _CA_CERTIFICATES_PEM: Final = 34
 
 class InternalTypeError(ValueError):
     """The resource cannot be used; the text goes to istiod as error detail."""
+
+
+class Consumer(Protocol):
+    """Who takes what the agent consumes; either may raise InternalTypeError."""
+
+    def name_table(self, body: bytes) -> None: ...
+    def trust_bundle(self, ca_certificates_pem: tuple[str, ...]) -> None: ...
+
+
+def handed_over(response: SotwResponse | DeltaResponse, consumer: Consumer) -> str | None:
+    """Give a response that has a resource to its consumer; return why it is rejected, None if it is not."""
+    try:
+        if response.type_url == NAME_TABLE:
+            consumer.name_table(name_table(response))
+        else:
+            consumer.trust_bundle(ca_certificates_pem(response))
+    except InternalTypeError as error:
+        return str(error)
+    return None
 
 
 def name_table(response: SotwResponse | DeltaResponse) -> bytes:

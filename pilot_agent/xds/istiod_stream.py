@@ -24,6 +24,7 @@ from pilot_agent.wire import WireError
 from pilot_agent.xds import debug_lines, memory, requests, type_urls
 from pilot_agent.xds.dialer import Dialer, DialError
 from pilot_agent.xds.envelope import (
+    DeltaRequest,
     DeltaResponse,
     SotwRequest,
     SotwResponse,
@@ -32,7 +33,7 @@ from pilot_agent.xds.envelope import (
     read_sotw_request,
     read_sotw_response,
 )
-from pilot_agent.xds.internal_types import InternalTypeError, ca_certificates_pem, name_table
+from pilot_agent.xds.internal_types import handed_over
 from pilot_agent.xds.known_good.stream import KnownGood
 from pilot_agent.xds.leg import ASK, REPORT, DownstreamPort, Health, Leg
 from pilot_agent.xds.outcome import Outcome
@@ -66,8 +67,13 @@ class IstiodStream:
     ) -> None:
         """`consumes` are the internal type URLs that the agent takes for itself, in order of asking."""
         self.variant, self.name = variant, name
+        self._kind = "delta " if variant == "delta" else ""
         self._address, self._dialer, self._port, self._health = address, dialer, port, health
         self._consumes, self._known_good = consumes, known_good
+        self._read_request: Callable[[bytes], SotwRequest | DeltaRequest] = read_delta_request
+        self._read_response: Callable[[bytes], SotwResponse | DeltaResponse] = read_delta_response
+        if variant == "sotw":
+            self._read_request, self._read_response = read_sotw_request, read_sotw_response
         self.states = States()
         self._may_resume = False  # istiod answered on a leg of this stream
         self._closed = threading.Event()
@@ -99,13 +105,8 @@ class IstiodStream:
         """Send Envoy what `make` returns (None: nothing) when it is its turn; does not wait for that."""
         current = self._current
         if current is not None and current.number == leg:
-            late = threading.Thread(
-                target=self._send,
-                args=(current, lambda: self._converted(make())),
-                name=f"late-{self.name}",
-                daemon=True,
-            )
-            late.start()
+            args = current, lambda: self._converted(make())
+            threading.Thread(target=self._send, args=args, name=f"late-{self.name}", daemon=True).start()
 
     def reject_extensions(self, leg: int, nonce: str, error: str) -> None:
         """Tell istiod that the agent could not take an ECDS response of this leg."""
@@ -270,7 +271,7 @@ class IstiodStream:
             WireError: it is malformed.
         """
         self._port.count("xds_proxy_responses")
-        seen = read_sotw_response(body) if self.variant == "sotw" else read_delta_response(body)
+        seen = self._read_response(body)
         if _log.enabled("debug"):
             debug_lines.response(self.name, seen)
         goes_to = type_urls.destination(
@@ -281,24 +282,34 @@ class IstiodStream:
         if goes_to == "nobody":
             _log.error(f"unknown type url {quote(seen.type_url, mark='')}: response dropped", id=self.name)
             return
-        if goes_to != "envoy" or seen.type_url in self._asked:  # else names of types would add up
+        if goes_to == "envoy" and seen.type_url != type_urls.ECDS:
+            self._pass_on(leg, call, seen)
+            return
+        self._note_response(seen, is_ours=goes_to != "envoy")
+        if goes_to == "envoy":
+            self._send(leg, lambda: self._converted(self._port.extension_configs(leg.number, seen)), call)
+        elif seen.resource_count:
+            leg.pipes.insert(self._consume(seen))
+
+    def _pass_on(self, leg: Leg, call: ClientCall, seen: SotwResponse | DeltaResponse) -> None:
+        """Send Envoy a response as it came; it is noted behind that, and before Envoy's answer to it is."""
+        with leg.turn:
+            leg.pipes.wait_until_taken(call)
+            with leg.noting:
+                leg.pipes.send(seen.spans.data)
+                if self._known_good is not None:
+                    self._known_good.response(seen)
+                self._note_response(seen, is_ours=False)
+
+    def _note_response(self, seen: SotwResponse | DeltaResponse, *, is_ours: bool) -> None:
+        if is_ours or seen.type_url in self._asked:  # else names of types would add up
             self._port.seen_response(seen)
             self.states.response(seen, "istiod")
-        if goes_to != "envoy":
-            if seen.resource_count:
-                leg.pipes.insert(self._consume(seen))
-        elif seen.type_url == type_urls.ECDS:
-            self._send(leg, lambda: self._converted(self._port.extension_configs(leg.number, seen)), call)
-        else:
-            if self._known_good is not None:
-                self._known_good.response(seen)
-            self._send(leg, lambda: body, call)
 
     def _converted(self, body: bytes | None) -> bytes | None:
         """Note what Envoy gets instead of what istiod sent."""
         if body is not None and self._known_good is not None:
-            is_sotw = self.variant == "sotw"
-            self._known_good.response(read_sotw_response(body) if is_sotw else read_delta_response(body))
+            self._known_good.response(self._read_response(body))
         return body
 
     def _send(self, leg: Leg, make: Callable[[], bytes | None], reading: ClientCall | None = None) -> None:
@@ -313,15 +324,9 @@ class IstiodStream:
 
     def _consume(self, seen: SotwResponse | DeltaResponse) -> bytes:
         """Hand an internal type to its consumer; return the ACK or NACK for istiod."""
-        problem: str | None = None
-        try:
-            if seen.type_url == type_urls.NAME_TABLE:
-                self._port.name_table(name_table(seen))
-            else:
-                self._port.trust_bundle(ca_certificates_pem(seen))
-        except InternalTypeError as error:
-            problem = str(error)
-            _log.warn(f"{type_urls.short_name(seen.type_url)} rejected: {error}", id=self.name)
+        problem = handed_over(seen, self._port)
+        if problem is not None:
+            _log.warn(f"{type_urls.short_name(seen.type_url)} rejected: {problem}", id=self.name)
         version_info = seen.version_info if isinstance(seen, SotwResponse) else ""
         return requests.answer(
             self.variant, seen.type_url, version_info=version_info, nonce=seen.nonce, error=problem
@@ -339,11 +344,18 @@ class IstiodStream:
             is_first = False
             if isinstance(item, bytes):
                 try:
-                    is_first = self._note_request(item) and not may_report
+                    seen = self._read_request(item)
                 except WireError as error:  # Envoy's subscriptions have outgrown what is read
                     _log.error(f"request not sent, the upstream stream ends: {error}", id=self.name)
                     break
+                if not seen.response_nonce:  # else the type is known, and there is no hurry
+                    self._note_request(seen)
                 yield self._sent(item)
+                if seen.response_nonce:
+                    with leg.noting:
+                        self._note_request(seen)
+                is_first = seen.type_url == type_urls.LISTENER and not may_report
+                del seen  # else thousands of names would be held until the next request
                 may_report = may_report or is_first
             if not may_report:
                 continue
@@ -361,9 +373,8 @@ class IstiodStream:
             debug_lines.request(self.variant, self.name, body)
         return body
 
-    def _note_request(self, body: bytes) -> bool:
-        """Note what is asked for, or answered; return whether it is about listeners."""
-        seen = read_sotw_request(body) if self.variant == "sotw" else read_delta_request(body)
+    def _note_request(self, seen: SotwRequest | DeltaRequest) -> None:
+        """Note what is asked for, or answered."""
         self._asked.add(seen.type_url)
         self._port.seen_request(seen)
         self.states.request(seen)
@@ -371,11 +382,6 @@ class IstiodStream:
             self._known_good.request(seen)
         if isinstance(seen, SotwRequest) and seen.type_url == type_urls.ECDS and seen.version_info:
             self._extensions_version = seen.version_info
-        return seen.type_url == type_urls.LISTENER
-
-    @property
-    def _kind(self) -> str:
-        return "delta " if self.variant == "delta" else ""
 
     def _dial_failed(self, error: DialError) -> Outcome:
         self._port.count("istiod_connection_failures")

@@ -61,6 +61,7 @@ class Leg:
         self.number = number
         self.pipes: UpstreamEnd[bytes | Report | Ask] = UpstreamEnd(*descriptors)
         self.turn = threading.Lock()  # held from the choice of what Envoy gets next until it is sent
+        self.noting = threading.Lock()  # held while a response is sent and noted, and while an answer is
         self.over = threading.Event()
         self.was_served = False  # a response has come
         self.is_given_up = False  # it took istiod too long

@@ -5,6 +5,7 @@ holds the lock for as long as it deciphers what came. What is to be sent is enci
 and sent by whoever comes first: nobody waits for somebody who waits for the network.
 """
 
+import mmap
 import socket
 import struct
 import threading
@@ -29,6 +30,9 @@ class Link:
         self._sending = threading.Lock()  # held by who sends
         self._closing = threading.Lock()  # never held while something waits
         self._waiting = bytearray()
+        # One for all: a new object of this size each time is three calls of the kernel more.
+        # What is not used of it costs no memory.
+        self._received = memoryview(mmap.mmap(-1, _RECEIVE_BYTES))
         sock.settimeout(None)
 
     def fileno(self) -> int:
@@ -43,8 +47,12 @@ class Link:
 
     def receive(self) -> bytes:
         """Return some bytes, waiting for them; none at the end."""
+        return bytes(self._receive())
+
+    def _receive(self) -> memoryview:
+        """Return what has come, waiting for it; valid until the next time."""
         try:
-            return self._socket.recv(_RECEIVE_BYTES)
+            return self._received[: self._socket.recv_into(self._received)]
         except BlockingIOError as error:
             raise TimeoutError("nothing came") from error
 
@@ -52,6 +60,13 @@ class Link:
         """Send this behind what was sent before. It may still be under way when this returns."""
         with self._lock:
             self._seal(data)
+            is_mine = self._sending.acquire(blocking=False)
+            sealed = self._sealed() if is_mine else b""
+        if is_mine:  # else who sends sends ours as well
+            try:
+                self._socket.sendall(sealed, socket.MSG_NOSIGNAL)
+            finally:
+                self._sending.release()
         self._flush()
 
     def say_last(self, data: bytes) -> None:
@@ -121,7 +136,7 @@ class TlsLink(Link):
                 self._tls.do_handshake()
             except self._wants_more:
                 self._flush()
-                self._feed(self._socket.recv(_RECEIVE_BYTES))
+                self._feed(self._receive())
             else:
                 self._flush()
                 return self._tls
@@ -132,7 +147,7 @@ class TlsLink(Link):
 
     def receive(self) -> bytes:
         while True:
-            data = super().receive()
+            data = self._receive()
             with self._lock:
                 self._feed(data)
                 found = self._opened()
@@ -140,7 +155,7 @@ class TlsLink(Link):
             if found or not data:
                 return found
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: memoryview) -> None:
         if data:
             self._incoming.write(data)
         else:

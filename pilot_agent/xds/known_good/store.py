@@ -28,8 +28,11 @@ _PULL_SECRET: Final = b"ISTIO_META_WASM_IMAGE_PULL_SECRET"
 
 It is looked for here and not where responses pass: 10 MB take 9 to 19 ms.
 """
-_REST_S: Final = 0.1
-"""The writer rests so long behind a row of orders: it is not woken beside each message that passes."""
+_QUIET_S: Final = 0.5
+"""The writer waits until nothing has passed for so long: beside a push, it takes CPU from the push."""
+_LATEST_S: Final = 5.0
+_MOST_WAITING_BYTES: Final = 128 << 20
+"""... or until this much time is over, or this much waits."""
 _log = get_logger("xdsproxy")
 
 
@@ -80,9 +83,15 @@ class Store:
         self._queue: queue.SimpleQueue[Order | _Compacted | threading.Event] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._queued_bytes = 0
+        self._submitted, self._hurried = threading.Event(), threading.Event()
+        self._stirred_s = 0.0  # when something passed, on `time.monotonic`
         self._thread: threading.Thread | None = None
         self._files: dict[str, _File] = {}
         self._said: set[str] = set()
+
+    def stir(self) -> None:
+        """Note that a message passes: what waits to be written goes on waiting for a moment of quiet."""
+        self._stirred_s = time.monotonic()
 
     def submit(self, orders: list[Order]) -> None:
         """Have these written, in order."""
@@ -102,13 +111,19 @@ class Store:
             return True
         done = threading.Event()
         self._queue.put(done)
+        self._hurried.set()
+        self._submitted.set()
         return done.wait(within_s)
 
     def content(self, type_url: str) -> Content | None:
-        """Return what is kept of a type, None if nothing usable is; a damaged file is warned about."""
+        """Return what is kept of a type, None if nothing usable is; a damaged file is warned about.
+
+        What was submitted before is written first, unless that takes long.
+        """
         name = files.file_name(type_url)
         if not name:
             return None
+        self.flush(_QUIET_S)
         try:
             return files.load(self._directory / name, self._header(type_url))
         except (StoreError, OSError) as error:
@@ -118,8 +133,9 @@ class Store:
     def has_any(self) -> bool:
         """Return whether there is a file of this node's; others are warned about.
 
-        It may still turn out to be damaged.
+        It may still turn out to be damaged. What waits to be written is written soon.
         """
+        self._hurried.set()
         found = False
         for path in self._paths(files.SUFFIX):
             type_url = PREFIX + path.name.removesuffix(files.SUFFIX)
@@ -165,22 +181,34 @@ class Store:
                 self._thread = threading.Thread(target=self._run, name="last-known-good", daemon=True)
                 self._thread.start()
         self._queue.put(item)
+        if not self._submitted.is_set():
+            self._submitted.set()
 
     def _has_room_for(self, order: Order) -> bool:
         size = len(order.body) if isinstance(order, Accepted) else 0
         with self._lock:
             fits = self._queued_bytes + size <= self._limit_bytes
             self._queued_bytes += size if fits else 0
+            if self._queued_bytes > _MOST_WAITING_BYTES:
+                self._hurried.set()
         return fits
 
     def _run(self) -> None:
         self._remove_leftovers()
         while True:
-            self._work_off(self._queue.get())
+            self._submitted.wait()
+            self._wait_for_quiet()
+            self._submitted.clear()  # before the queue is looked at: who comes later finds it so
+            self._hurried.clear()
             while not self._queue.empty():
                 self._work_off(self._queue.get())
             self._tell()
-            time.sleep(_REST_S)
+
+    def _wait_for_quiet(self) -> None:
+        latest_s = time.monotonic() + _LATEST_S
+        while (left_s := min(self._stirred_s + _QUIET_S, latest_s) - time.monotonic()) > 0:
+            if self._hurried.wait(left_s):
+                return
 
     def _work_off(self, item: Order | _Compacted | threading.Event) -> None:
         if isinstance(item, threading.Event):

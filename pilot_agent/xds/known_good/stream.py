@@ -87,6 +87,7 @@ class KnownGood:
             self._has_listeners = True
         if self._store is None or not self._owner.keeps(self._generation):
             return
+        self._store.stir()
         orders = self._keeper.request(seen)
         if orders:
             self._store.submit(orders)
@@ -95,6 +96,7 @@ class KnownGood:
         """Note a response of istiod's that goes to Envoy."""
         self._has_listeners = self._has_listeners or seen.type_url == LISTENER
         if self._store is not None and self._owner.keeps(self._generation):
+            self._store.stir()
             self._keeper.response(seen)
 
     def answered(self) -> None:
