@@ -31,6 +31,8 @@ _VERSION: Final = _META + "WASM_PLUGIN_RESOURCE_VERSION"
 _POLICIES: Final[dict[str, Policy]] = {"IfNotPresent": "IfNotPresent", "Always": "Always"}
 _DEFAULT_TIMEOUT_S: Final = 5.0
 _NO_CHECKSUM: Final = "nil"
+_UNCAUGHT_BY_PROTOBUF: Final = (AttributeError, KeyError)
+"""What its JSON reader raises for an Any whose `@type` is no text, or whose `value` is missing."""
 _log = get_logger("wasm")
 
 Message = Any  # generated classes have no types here
@@ -149,7 +151,7 @@ def _wasm_filter(config: Message) -> tuple[Kind, Message] | None:
     try:
         members = json_format.MessageToDict(struct.value)
         return kind_of_struct, json_format.ParseDict(members, kind_of_struct.wasm())
-    except (json_format.Error, ValueError, TypeError) as error:
+    except (json_format.Error, ValueError, TypeError, *_UNCAUGHT_BY_PROTOBUF) as error:
         raise RejectedError(f"TypedStruct of {config.name!r} is no {struct.type_url}: {error}") from error
 
 

@@ -39,7 +39,16 @@ from pilot_agent.wire import bytes_field
 from pilot_agent.xds.envelope import read_delta_response, read_sotw_response
 from pilot_agent.xds.type_urls import ECDS
 from tests.support.site import Site, page, silent
-from tests.support.wasm import as_struct, extension, http_filter, module, network_filter, opened, plugin
+from tests.support.wasm import (
+    TYPES,
+    as_struct,
+    extension,
+    http_filter,
+    module,
+    network_filter,
+    opened,
+    plugin,
+)
 from tests.support.xds_messages import response
 
 ONE = module("one")
@@ -226,6 +235,11 @@ def unreadable_struct(**members: Any) -> Any:
             "the filter",
             unreadable_struct(config={"configuration": {"@type": "type.googleapis.com/no.Such"}}),
         ),
+        extension("the filter", unreadable_struct(config={"configuration": {"@type": 1}})),
+        extension(
+            "the filter",
+            unreadable_struct(config={"configuration": {"@type": f"{TYPES}google.protobuf.StringValue"}}),
+        ),
         extension("the filter", unreadable_struct(config={"vm_config": {"code": {}}})),
     ],
     ids=[
@@ -238,6 +252,8 @@ def unreadable_struct(**members: Any) -> Any:
         "unknown",
         "type",
         "any",
+        "any of no type",
+        "any without value",
         "empty",
     ],
 )
