@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Final
 
@@ -43,7 +44,8 @@ class StatusServer:
         """`listener` stays in blocking mode: its descriptor is shared, and so is O_NONBLOCK."""
         self._listener, self._handler = listener, handler
         self._limits, self._max_connections = limits or Limits(), max_connections
-        self._connections: set[Connection] = set()
+        # Weak: a thread that finds no memory to begin lets go of its connection, and that is closed.
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
@@ -73,6 +75,7 @@ class StatusServer:
                 sock.close()
                 _log.warn(f"status server: {error}: a client was turned away")
                 self._ended.wait(_ACCEPT_PAUSE_S)
+            del sock  # it is its connection's alone
 
     def close(self) -> None:
         """End all connections. The listener is its owner's."""

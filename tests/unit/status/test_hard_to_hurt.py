@@ -209,7 +209,8 @@ def test_targets_that_never_answer_do_not_hold_readiness_up(port: Port) -> None:
     with Attack(lambda: ask(READY), threads=20), Attack(lambda: ask("/metrics"), threads=10):
         wait_for(lambda: len(port.silent.requests) > 20, what="probes under way")
         assert_responsive(port)
-        assert port.threads() <= 64 + 32 + 3 * 32 + 10
+        # Who was told to leave may not have had a turn yet.
+        wait_for(lambda: port.threads() <= 64 + 32 + 3 * 32 + 10, what=f"the bound, {port.threads()} threads")
 
 
 def test_questions_that_another_part_does_not_answer_do_not_hold_readiness_up(port: Port) -> None:

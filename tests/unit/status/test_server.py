@@ -12,7 +12,10 @@ import pytest
 from pilot_agent.status.connection import Limits
 from pilot_agent.status.messages import Answer, Request
 from tests.support.status_client import ask, get, open_client, read_answer
+from tests.support.waiting import wait_for
 from tests.unit.status.conftest import Start
+
+IDLE = 0
 
 
 def echo(request: Request) -> Answer:
@@ -200,6 +203,7 @@ def test_when_all_places_are_taken_the_longest_idle_gives_way(serve: Start) -> N
         idle.append(open_client(served.port))
         idle[-1].sendall(f"GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         read_answer(idle[-1])
+        wait_for(lambda: all(each.rank()[0] == IDLE for each in served.server._connections))
     assert get(served.port, "/new").status == 200
     assert idle[0].recv(1) == b""
     idle[3].sendall(b"GET /still HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -84,7 +84,7 @@ def test_waits_end_with_the_time_limit(tmp_path: Path, site: Site) -> None:
     rig = CacheRig(tmp_path)
     rig.cache._sleep = time.sleep
     began_s = time.monotonic()
-    with pytest.raises(WasmError, match="status code 503"):
+    with pytest.raises(WasmError, match=r"status code 503|deadline exceeded"):  # the last may have been cut
         get(rig, f"{site.url}/x", timeout_s=0.4)
     assert time.monotonic() - began_s < 3
 
