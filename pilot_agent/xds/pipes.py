@@ -140,12 +140,17 @@ class DownstreamEnd:
 
     def __init__(self, requests: int, responses: int) -> None:
         self._requests, self._responses = _Outbox(requests), _Pipe(responses)
+        # Who waits in `recv` on a Unix socket is woken, for nothing, when the other end reads what was sent
+        # on it before: that is `taken`, and in a round trip. `poll` wakes for what is to be read alone.
+        self._readable = select.poll()
+        self._readable.register(self._responses, select.POLLIN)
 
     def send(self, request: bytes) -> None:
         self._requests.put(request)
 
     def receive(self) -> bytes | None:
         """Return the next response, waiting for it; None when the leg is over."""
+        self._readable.poll()
         return self._responses.next_message()
 
     def taken(self) -> None:
@@ -216,9 +221,10 @@ class UpstreamEnd(Generic[T]):
 
     def _is_taken(self, beside: "Beside | None") -> bool:
         if beside is not None:
-            with suppress(BlockingIOError):
+            try:
                 return bool(self._responses.recv(1, _DONTWAIT))
-            beside.read_beside(self._responses.fileno())
+            except BlockingIOError:
+                beside.read_beside(self._responses.fileno())
         return bool(self._responses.recv(1))
 
     def _send(self, response: bytes) -> bool:
