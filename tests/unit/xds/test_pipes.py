@@ -1,8 +1,10 @@
 """The sockets of a leg: order, backpressure, and an end at any byte."""
 
+import select
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +76,42 @@ def test_a_response_waits_until_the_one_before_is_taken(leg: Leg, pool: ThreadPo
     near.taken()
     assert far.wait_until_taken()
     assert far.wait_until_taken(), "nothing is in flight any more"
+
+
+def test_who_waits_for_a_response_is_not_woken_by_what_it_sent(leg: Leg) -> None:
+    near, far = leg
+    rounds = 20
+
+    def receive() -> None:
+        while near.receive() is not None:
+            near.taken()
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    woken = 0
+    for _ in range(rounds):
+        assert far.send(b"r")
+        before = wait_for(lambda: asleep(receiver, far), what="the receiver's waiting for the next")
+        assert far.wait_until_taken()
+        time.sleep(0.002)  # to be woken in
+        woken += switches(receiver) - before
+    far.end()
+    receiver.join(10)
+    assert woken < rounds / 2  # in `recv`, each time
+
+
+def asleep(receiver: threading.Thread, far: UpstreamEnd[str]) -> int | None:
+    """Return how often the thread has waited until now, if it waits and its answer is there."""
+    before = switches(receiver)
+    is_answered = bool(select.select([far._responses], [], [], 0)[0])
+    return before if is_answered and switches(receiver, after_s=0.005) == before else None
+
+
+def switches(thread: threading.Thread, after_s: float = 0.0) -> int:
+    """Return how often the thread has waited for something."""
+    time.sleep(after_s)
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
 
 
 def test_insertions_come_between_requests_and_wake_the_reader(leg: Leg, pool: ThreadPoolExecutor) -> None:

@@ -92,6 +92,61 @@ def test_what_was_accepted_is_there_for_the_next_life(make: Make) -> None:
     assert versions(make(), EDS) == {"e": "1"}
 
 
+def test_it_is_written_when_nothing_passes_any_more(make: Make, directory: Path) -> None:
+    store = make()
+    store.stir()
+    store.submit([accepted(afresh=True, a="1")])
+    wait_for(lambda: any(directory.iterdir()), what="the file")
+
+
+def test_nothing_is_written_while_messages_pass_and_all_of_it_when_asked_for(
+    make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._QUIET_S", 60.0)
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._LATEST_S", 60.0)
+    store = make()
+    for version in "123":
+        store.stir()
+        store.submit([accepted(afresh=True, a=version)])
+        assert not directory.exists()
+    assert versions(store) == {"a": "3"}
+
+
+def test_what_is_read_is_what_was_accepted_before(make: Make) -> None:
+    store = make()
+    store.stir()
+    store.submit([accepted(afresh=True, a="1")])
+    content = store.content(CDS)
+    assert content is not None
+    assert content.resources[b"a"].version == b"1"
+
+
+def test_messages_that_pass_for_ever_do_not_keep_it_from_the_disk(
+    make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._LATEST_S", 0.2)
+    store = make()
+    store.submit([accepted(afresh=True, a="1")])
+
+    def is_written_while_messages_pass() -> bool:
+        store.stir()
+        return any(directory.iterdir())
+
+    wait_for(is_written_while_messages_pass, what="the file")
+
+
+def test_much_that_waits_is_written_at_once(
+    make: Make, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._MOST_WAITING_BYTES", 100)
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._QUIET_S", 60.0)
+    monkeypatch.setattr("pilot_agent.xds.known_good.store._LATEST_S", 60.0)
+    store = make()
+    store.stir()
+    store.submit([accepted(afresh=True, size=1000, a="1")])
+    wait_for(lambda: any(directory.iterdir()), what="the file")
+
+
 def test_the_files_are_the_owners_alone(make: Make, directory: Path) -> None:
     store = make()
     store.submit([accepted(afresh=True, a="1")])
