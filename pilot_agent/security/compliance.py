@@ -7,12 +7,15 @@ Source: the reference's TLS options (`EnforceGoCompliance`).
 import ssl
 from typing import Final, NamedTuple
 
+from pilot_agent.security.openssl_groups import set_groups
+
 _FIPS_CIPHERS: Final = (
     "ECDHE-ECDSA-AES128-GCM-SHA256",
     "ECDHE-RSA-AES128-GCM-SHA256",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 )
+_CURVES: Final = ("prime256v1", "secp384r1")
 _AES_GCM: Final = ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384")
 
 
@@ -58,7 +61,10 @@ def restrict(context: ssl.SSLContext, limits: Limits, group: str = "") -> None:
         context.set_ciphers(":".join(limits.ciphers))
     if group:
         try:
-            context.set_ecdh_curve(group)
+            if group in _CURVES:
+                context.set_ecdh_curve(group)
+            else:
+                set_groups(context, group)
         except (ValueError, ssl.SSLError) as error:
             raise ComplianceError(f"{ssl.OPENSSL_VERSION} has no key exchange {group}") from error
 
