@@ -7,15 +7,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from pilot_agent.log import get_logger
 from pilot_agent.rpc import frames, headers
 from pilot_agent.rpc.call import Call
 from pilot_agent.rpc.frames import ConnectionFaultError, Head
-from pilot_agent.rpc.gate import Gate
-from pilot_agent.rpc.inlet import Inlet, StoppedError, StopSign
+from pilot_agent.rpc.host import Host
+from pilot_agent.rpc.inlet import Inlet, StoppedError
 from pilot_agent.rpc.kept import KeptCall, KeptConnection
+from pilot_agent.rpc.source import FrameSource
 from pilot_agent.rpc.writer import Parts, Writer
 
 _WINDOW_BYTES: Final = 4 << 20
@@ -26,29 +27,8 @@ _MOST_RESETS: Final = 1000
 """Calls that a client may cancel within the span, beyond those that it lets end: more is an attack."""
 
 _RESETS_SPAN_S: Final = 60.0
-_GREETING_PATIENCE_S: Final = 20
 
 _log = get_logger("grpc")
-
-
-class Host(Protocol):
-    """Whoever serves the calls."""
-
-    gate: Gate  # through which the answers of calls that last go
-    stop: StopSign  # raised when the connections are to go to another process
-
-    def begin(self, call: Call) -> None:
-        """Serve this call, or finish it."""
-
-    def resume_call(self, call: Call, state: bytes) -> None:
-        """Go on with a call that another process began.
-
-        Raises:
-            ValueError: what its method has kept cannot be understood.
-        """
-
-    def ended(self, call: Call) -> None:
-        """Forget this call; told once for each that was begun or resumed."""
 
 
 class Connection:
@@ -60,21 +40,19 @@ class Connection:
         """`kept`: go on where another process was; its calls are resumed by `resume`."""
         self.gate = host.gate
         self.stopped = threading.Event()  # nobody reads any more
-        self.heard_s = time.monotonic()  # when the client was last heard of
         self.initial_window_bytes = frames.DEFAULT_WINDOW_BYTES
         self.frame_bytes = frames.DEFAULT_FRAME_BYTES
         self._socket, self._host, self._limit_bytes = end, host, limit_bytes
-        self._inlet = Inlet(end, host.stop, kept.unread if kept is not None else b"")
+        self._source = FrameSource(Inlet(end, host.stop, kept.unread if kept is not None else b""))
         self._is_greeted = kept is not None
         self._headers = headers.HeaderReader()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._writer = Writer(end, kept.notice if kept is not None else b"")
-        self._window_bytes = frames.DEFAULT_WINDOW_BYTES
-        self._unreported_bytes = 0
+        self._window_bytes, self._unreported_bytes = frames.DEFAULT_WINDOW_BYTES, 0
         self._calls: dict[int, Call] = {}
         self._newest = 0
-        self._resets, self._resets_since_s = 0, self.heard_s
+        self._resets, self._resets_since_s = 0, time.monotonic()
         self._handlers: dict[int, Callable[[Head, bytes], None]] = {
             frames.DATA: self._on_data,
             frames.HEADERS: self._on_headers,
@@ -90,6 +68,11 @@ class Connection:
         if kept is not None:
             self._restore(kept)
 
+    @property
+    def heard_s(self) -> float:
+        """Return when the client was last heard of (monotonic)."""
+        return self._source.heard_s
+
     def run(self) -> None:
         """Serve until the client is gone or breaks the protocol, or the connection is to go elsewhere."""
         is_ours = True
@@ -97,7 +80,9 @@ class Connection:
             if not self._is_greeted:
                 self._greet()
             while True:
-                self._next_frame()
+                head, payload = self._source.next()
+                if (handler := self._handlers.get(head.kind)) is not None:  # unknown kinds are to be ignored
+                    handler(head, payload)
         except StoppedError:
             is_ours = False
         except ConnectionFaultError as fault:
@@ -125,7 +110,7 @@ class Connection:
         notice, descriptor = frozen
         table, table_bytes = self._headers.table()
         kept = KeptConnection(
-            unread=self._inlet.unread,
+            unread=self._source.unread,
             table=table,
             table_bytes=table_bytes,
             notice=notice,
@@ -206,10 +191,7 @@ class Connection:
         self._host.ended(call)
 
     def _greet(self) -> None:
-        self._inlet.be_patient(_GREETING_PATIENCE_S)  # who connects and says nothing takes a place
-        if self._inlet.exactly(len(frames.PREFACE)) != frames.PREFACE:
-            raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the client does not speak HTTP/2")
-        self._inlet.be_patient(None)
+        self._source.read_preface()
         ours = {
             frames.INITIAL_WINDOW_SIZE: _WINDOW_BYTES,
             frames.MAX_HEADER_LIST_SIZE: headers.LARGEST_HEADERS_BYTES,
@@ -219,28 +201,14 @@ class Connection:
             frames.frame(frames.SETTINGS, 0, 0, frames.settings(ours)),
             frames.frame(frames.WINDOW_UPDATE, 0, 0, more),
         )
-        head, payload = self._read_frame()
+        head, payload = self._source.next()
         if head.kind != frames.SETTINGS or head.flags & frames.ACK:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, "the first frame is no SETTINGS")
         self._on_settings(head, payload)
         self._is_greeted = True
 
-    def _next_frame(self) -> None:
-        self._inlet.mark()
-        head, payload = self._read_frame()
-        handler = self._handlers.get(head.kind)
-        if handler is not None:  # unknown kinds are to be ignored
-            handler(head, payload)
-
-    def _read_frame(self) -> tuple[Head, bytes]:
-        head = frames.read_head(self._inlet.exactly(frames.HEAD_BYTES))
-        self.heard_s = time.monotonic()
-        if head.length_bytes > frames.DEFAULT_FRAME_BYTES:
-            raise ConnectionFaultError(frames.FRAME_SIZE_ERROR, f"frame of {head.length_bytes} bytes")
-        return head, self._inlet.exactly(head.length_bytes)
-
     def _on_headers(self, head: Head, payload: bytes) -> None:
-        block = self._whole_block(head, payload)
+        block = self._source.whole_block(head, payload)
         found = self._headers.read(block)
         if head.stream % 2 == 0:
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, f"stream {head.stream} is not a client's")
@@ -253,19 +221,6 @@ class Connection:
         elif any(name == ":path" for name, _ in found):
             raise ConnectionFaultError(frames.PROTOCOL_ERROR, f"a new call on the old stream {head.stream}")
         # else: trailers of a call that ended here while they were under way
-
-    def _whole_block(self, head: Head, payload: bytes) -> bytes:
-        block = frames.content(head.flags, payload)
-        flags, size_bytes = head.flags, len(block)
-        while not flags & frames.END_HEADERS:
-            more, fragment = self._read_frame()
-            if more.kind != frames.CONTINUATION or more.stream != head.stream:
-                raise ConnectionFaultError(frames.PROTOCOL_ERROR, "a header block is interrupted")
-            block += fragment
-            flags, size_bytes = more.flags, size_bytes + frames.HEAD_BYTES + len(fragment)
-            if size_bytes > headers.LARGEST_HEADERS_BYTES:  # which empty fragments reach too
-                raise ConnectionFaultError(frames.ENHANCE_YOUR_CALM, f"headers of {size_bytes} bytes")
-        return block
 
     def _on_trailers(self, call: Call, head: Head, found: headers.Pairs) -> None:
         if call.is_half_closed:

@@ -243,7 +243,7 @@ def test_a_long_text_fits_into_one_frame(place: Place) -> None:
 
 
 def test_who_connects_and_says_nothing_is_dropped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pilot_agent.rpc.connection._GREETING_PATIENCE_S", 1)
+    monkeypatch.setattr("pilot_agent.rpc.source._GREETING_PATIENCE_S", 1)
     silent, slow = socket.socket(socket.AF_UNIX), Raw(place.path)
     silent.settimeout(10)
     silent.connect(place.path)
