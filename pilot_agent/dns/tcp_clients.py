@@ -13,9 +13,10 @@ IDLE_S: Final = 8.0
 CLIENTS_LIMIT: Final = 512
 UNDER_WAY_LIMIT: Final = 64
 """Questions of one client that are being answered; the next is read when one is done."""
-_MESSAGES_A_TURN: Final = 16
-"""Of one client; then the others have their turn. A chunk may hold 2,000 questions for names with hundreds
-of addresses, which are seconds of work.
+_MESSAGES_AT_ONCE: Final = 4
+_CLIENTS_A_TURN: Final = 16
+"""How much is answered before other sockets are looked at: a chunk may hold 2,000 questions for names with
+hundreds of addresses, which are seconds of work. Who has more to ask waits in a queue.
 """
 _OUT_LIMIT_BYTES: Final = 256 << 10
 _CHUNK_BYTES: Final = 64 << 10
@@ -33,7 +34,9 @@ class TcpClients:
     def __init__(self, reactor: Reactor, listener: socket.socket, ask: Ask) -> None:
         self.reactor, self.ask = reactor, ask
         self._listener = listener
-        self._clients: deque[_Client] = deque()  # the longest silent first
+        self._clients: deque[_Client] = deque()  # in the order they came
+        self._queue: deque[_Client] = deque()  # who has asked more than may be answered at once
+        self._alarm: Alarm | None = None  # for the queue
         reactor.watch(listener, READ, self._accept)
 
     def close(self) -> None:
@@ -42,8 +45,28 @@ class TcpClients:
         for client in list(self._clients):
             client.close()
 
+    @property
+    def has_queue(self) -> bool:
+        return bool(self._queue)
+
+    def queue(self, client: "_Client") -> None:
+        """Have `client` go on with its messages in a later turn."""
+        self._queue.append(client)
+        if self._alarm is None:
+            self._alarm = self.reactor.after(0.0, self._go_on)
+
     def gone(self, client: "_Client") -> None:
         self._clients.remove(client)
+        if client in self._queue:
+            self._queue.remove(client)
+
+    def _go_on(self) -> None:
+        self._alarm = None
+        for _ in range(min(_CLIENTS_A_TURN, len(self._queue))):
+            if self._queue:  # an answer may end a client
+                self._queue.popleft().go_on()
+        if self._queue and self._alarm is None:
+            self._alarm = self.reactor.after(0.0, self._go_on)
 
     def _accept(self) -> None:
         try:
@@ -69,8 +92,8 @@ class _Client:
         self._in, self._out = bytearray(), bytearray()
         self._under_way = 0
         self._ended = False  # the client will not ask any more
-        self._is_reading = False  # replies that come now come out of `_take_messages`
-        self._rest: Alarm | None = None  # for messages that are here and wait for the next turn
+        self._is_reading = False  # replies that come now come out of `_take_some_messages`
+        self._is_queued = False  # messages that are here wait for their turn
         self._heard_s = time.monotonic()
         self._idle: Alarm = owner.reactor.after(IDLE_S, self._close_if_idle)
         self._watch()
@@ -79,8 +102,6 @@ class _Client:
         if self._socket.fileno() < 0:
             return
         self._idle.cancel()
-        if self._rest is not None:
-            self._rest.cancel()
         self._owner.reactor.forget(self._socket)
         self._socket.close()
         self._owner.gone(self)
@@ -94,7 +115,7 @@ class _Client:
             events |= READ
         if events:
             self._owner.reactor.watch(self._socket, events, self._ready)
-        elif self._under_way or self._rest is not None:
+        elif self._under_way or self._is_queued:
             self._owner.reactor.forget(self._socket)
         else:
             self.close()
@@ -114,7 +135,7 @@ class _Client:
         self._watch()
 
     def _may_read(self) -> bool:
-        return not self._ended and self._rest is None and self._under_way < UNDER_WAY_LIMIT
+        return not self._ended and not self._is_queued and self._under_way < UNDER_WAY_LIMIT
 
     def _read(self) -> None:
         part = self._socket.recv(_CHUNK_BYTES)
@@ -123,37 +144,49 @@ class _Client:
         self._heard_s = time.monotonic()
         self._take_messages()
 
+    def go_on(self) -> None:
+        """Take the next messages; it was this client's turn in the queue."""
+        self._is_queued = False
+        self._take_some_messages()
+        self._watch()
+
     def _take_messages(self) -> None:
+        """Take the messages that are here, behind those who wait already."""
+        if self._is_queued:
+            return
+        if self._owner.has_queue:
+            self._queue_up()
+        else:
+            self._take_some_messages()
+
+    def _take_some_messages(self) -> None:
         self._is_reading = True
         try:
-            self._take_whole_messages()
+            for _ in range(_MESSAGES_AT_ONCE):
+                if not self._has_message():
+                    return
+                self._under_way += 1
+                if not self._owner.ask(self._next_message(), self._reply):
+                    self._under_way -= 1
+            self._queue_up()
         finally:
             self._is_reading = False
 
-    def _take_whole_messages(self) -> None:
-        for _ in range(_MESSAGES_A_TURN):
-            message = self._next_message()
-            if message is None:
-                return
-            self._under_way += 1
-            if not self._owner.ask(message, self._reply):
-                self._under_way -= 1
-        self._rest = self._owner.reactor.after(0.0, self._take_rest)
+    def _queue_up(self) -> None:
+        if self._has_message():
+            self._is_queued = True
+            self._owner.queue(self)
 
-    def _take_rest(self) -> None:
-        self._rest = None
-        self._take_messages()
-        self._watch()
-
-    def _next_message(self) -> bytes | None:
-        """Return the next message that is here as a whole; None also while none is to be taken."""
+    def _has_message(self) -> bool:
+        """Return whether a whole message is here, and may be taken."""
         if self._socket.fileno() < 0 or self._under_way >= UNDER_WAY_LIMIT or len(self._in) < 2:
-            return None
-        size = int.from_bytes(self._in[:2], "big")
-        if len(self._in) < size + 2:
-            return None
-        message = bytes(self._in[2 : size + 2])
-        del self._in[: size + 2]
+            return False
+        return len(self._in) >= 2 + int.from_bytes(self._in[:2], "big")
+
+    def _next_message(self) -> bytes:
+        end = 2 + int.from_bytes(self._in[:2], "big")
+        message = bytes(self._in[2:end])
+        del self._in[:end]
         return message
 
     def _reply(self, data: bytes) -> None:
@@ -171,8 +204,7 @@ class _Client:
         except OSError:
             self.close()
         if not self._is_reading and self._socket.fileno() >= 0:
-            if self._rest is None:
-                self._take_messages()  # that had to wait for an answer
+            self._take_messages()  # that had to wait for an answer
             self._watch()
 
     def _write(self) -> None:
@@ -180,7 +212,7 @@ class _Client:
 
     def _close_if_idle(self) -> None:
         left_s = self._heard_s + IDLE_S - time.monotonic()
-        if left_s <= 0 and not self._under_way and self._rest is None:
+        if left_s <= 0 and not self._under_way and not self._is_queued:
             self.close()
         else:
             self._idle = self._owner.reactor.after(max(left_s, 1.0), self._close_if_idle)

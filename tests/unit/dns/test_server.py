@@ -392,6 +392,22 @@ def test_a_tcp_client_that_asks_without_end_lets_others_have_their_turn() -> Non
     assert before < asked / 2
 
 
+def test_many_such_tcp_clients_together_do_not_take_more_turns_than_one() -> None:
+    query = dns.message.make_query("big.example.", "A").to_wire()
+    chunk = (len(query).to_bytes(2, "big") + query) * 1000
+    with ExitStack() as stack:
+        running = stack.enter_context(proxy())
+        for _ in range(200):
+            client = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+            stack.enter_context(client).sendall(chunk)
+        asked = running.counted.values
+        wait_for(lambda: asked["dns_requests_total"] > 10_000, what="all clients being served")
+        before = asked["dns_requests_total"]
+        for _ in range(8):
+            assert running.client.addresses("details.ns2.") == ["1.2.3.4"]
+        assert asked["dns_requests_total"] - before < 5000  # a chunk's share of each client would be 25,600
+
+
 @given(st.lists(st.binary(max_size=60), max_size=30))
 @settings(max_examples=30, deadline=None)
 def test_a_flood_of_nonsense_over_both_protocols_leaves_it_well(flooded: Proxy, packets: list[bytes]) -> None:
