@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from lab.istiod import Istiod
 from lab.mesh import Mesh, load_mesh
 from tests.support.agent import RealAgent, short_directory
 from tests.support.real_envoy import PortMap
@@ -25,12 +24,20 @@ FILTER_TYPES: Final = "type.googleapis.com/envoy.extensions.filters.network"
 _ISTIOD_SAN: Final = {"ISTIOD_SAN": "istiod.istio-system.svc"}
 
 
+class ControlPlane(Protocol):
+    """What an agent needs of the lab's istiod, wherever that runs."""
+
+    @property
+    def address(self) -> str: ...
+    def provision(self, directory: Path, namespace: str, service_account: str) -> None: ...
+
+
 def mesh_on_free_ports() -> Mesh:
     return load_mesh().with_ports(PortMap())
 
 
 def agent_for(
-    istiod: Istiod,
+    istiod: ControlPlane,
     directory: Path,
     *,
     role: str = "sidecar",
