@@ -47,6 +47,11 @@ _FLUSH_S: Final = 1.0
 _log = get_logger("xdsproxy")
 
 
+def load() -> None:
+    """Load what else stands in a successor's way to istiod."""
+    dialer.load()
+
+
 class UpstreamNotes(msgspec.Struct, frozen=True, kw_only=True):
     """What outlives this actor: the verdict on the application, and who stands on an old configuration."""
 

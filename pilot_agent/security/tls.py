@@ -12,6 +12,11 @@ from pilot_agent.security.pem import blocks
 _HTTP2: Final = "h2"
 
 
+def begin() -> None:
+    """Have OpenSSL load its tables and its configuration, which it does with the first context."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
     """How the peer is verified, and what it is shown."""
 

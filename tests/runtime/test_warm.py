@@ -101,3 +101,37 @@ load_all()
 print([spec.role for spec in CHILD_SPECS if spec.load().__module__ not in sys.modules])
 """
     assert run(program) == "[]"
+
+
+def test_a_successor_of_the_upstream_half_finds_everything_loaded() -> None:
+    program = """
+from pilot_agent.cli.lean_imports import keep_imports_lean
+keep_imports_lean()
+from actors.runtime.warm import prepare
+prepare()
+import sys
+import actors.tree as tree
+from actors.runtime.process import thread_count
+from actors.runtime.roles import Role
+tree.load_shared()
+tree.load_for_successors()
+before = set(sys.modules)
+spec = next(each for each in tree.CHILD_SPECS if each.role is Role.UPSTREAM_XDS)
+sys.modules[spec.load().__module__].load()
+print(sorted(set(sys.modules) - before), "ssl" in before, thread_count())
+"""
+    assert run(program) == "[] True 1"
+
+
+def test_an_interpreter_without_tls_still_starts_the_others() -> None:
+    program = """
+from actors.runtime.warm import prepare
+prepare()
+import sys
+sys.modules["ssl"] = None
+import actors.tree as tree
+tree.load_shared()
+tree.load_for_successors()
+print("actors.upstream_xds" in sys.modules)
+"""
+    assert run(program) == "True"
