@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
     limit, *command = arguments
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command gets it, too, and ends in its own way
-    pid = os.posix_spawnp(command[0], command, os.environ, setsigdef=[signal.SIGINT])
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}  # also where pytest has let go of it
+    pid = os.posix_spawnp(command[0], command, environment, setsigdef=[signal.SIGINT])
     code = _wait(pid, float(limit[:-1]) * _UNITS_S[limit[-1]])
     if code is None:
         print(f"tests.within: not done within {limit}; the stacks follow", flush=True)
@@ -58,7 +59,7 @@ def _dump(pid: int) -> None:
     for each in (pytest, *pytest.children()):
         try:
             if "python" in each.exe():
-                each.send_signal(signal.SIGABRT)  # pytest has switched on faulthandler
+                each.send_signal(signal.SIGABRT)  # faulthandler writes the stacks
         except psutil.Error:
             continue
     time.sleep(_DUMP_S)

@@ -115,7 +115,8 @@ class FakeIstiod(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic i
         authority = context._rpc_event.call_details.host.decode()  # type: ignore[attr-defined]
         stream = IstiodSideStream(variant, metadata, names, authority)
         self.opened += 1
-        context.add_callback(lambda: stream.outbox.put(_End(grpc.StatusCode.CANCELLED, "")))
+        if not context.add_callback(lambda: stream.end(grpc.StatusCode.CANCELLED)):
+            stream.end(grpc.StatusCode.CANCELLED)  # it is over already
         reader = ThreadPoolExecutor(1)
         reader.submit(_read, stream, requests)
         reader.shutdown(wait=False)
