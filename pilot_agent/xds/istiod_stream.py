@@ -41,13 +41,13 @@ from pilot_agent.xds.states import States
 
 BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 30.0
-"""Envoy's own figures for its ADS stream. A leg that lived so long, or went away in order, ends a row."""
+"""Envoy's own figures for its ADS stream. A leg that istiod answered, or that lived so long, ends a row."""
 _ASK_AGAIN_S: Final = 5.0
 _log = get_logger("xdsproxy")
 
 
 class LegLostError(Exception):
-    """A leg ended soon and badly: the next one waits longer."""
+    """A leg ended soon, and istiod had not answered on it: the next one waits longer."""
 
 
 class IstiodStream:
@@ -159,7 +159,7 @@ class IstiodStream:
         """Serve one leg to its end.
 
         Raises:
-            LegLostError: it ended soon and badly.
+            LegLostError: it ended soon and without an answer.
         """
         leg = self._wait_for_leg()
         if leg is None:
@@ -170,10 +170,9 @@ class IstiodStream:
         if leg is not self._current:
             return
         self._report(outcome)
-        was_good = leg.was_served and outcome.kind != "unexpected"
-        if was_good or self._closed.is_set() or time.monotonic() - began_s >= BACKOFF_CAP_S:
-            return
-        if self._may_resume and not leg.was_served and outcome.refuses_to_resume:
+        if leg.was_served or self._closed.is_set() or time.monotonic() - began_s >= BACKOFF_CAP_S:
+            return  # Envoy counts anew from the first answer, too (GrpcStream::onReceiveMessage)
+        if self._may_resume and outcome.refuses_to_resume:
             _log.warn(f"the XDS server refuses to resume, Envoy starts afresh: {outcome}", id=self.name)
             self._port.refused(outcome.code.value, outcome.details)
         raise LegLostError(str(outcome))
