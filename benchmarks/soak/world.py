@@ -119,6 +119,8 @@ class World:
         """SIGKILL, and how long until its successor lives."""
         role, agent = next(self._roles), self.agents["sidecar"]
         old, at_s = agent.actor_pid(role), self.at_s
+        if role == "health":
+            self.probes.strike()
         os.kill(old, signal.SIGKILL)
         wait_for(lambda: agent.actor(role) not in (None, old), within_s=30, what=f"a new {role}")
         self._note("actor killed", agent="sidecar", detail=role, at_s=at_s, took_ms=(self.at_s - at_s) * 1e3)
