@@ -92,15 +92,21 @@ class WorkerDesk:
                 self._last_id += 1
             worker_id = self._last_id if early is None else PRESTARTED_ID
             self._pending[worker_id] = kind
-        if early is None:
-            own, theirs = socket.socketpair()
-            self._ask(RunWorker(worker_id=worker_id, kind=kind, timeout_s=timeout_s), theirs.detach())
-        else:
-            own = socket.socket(fileno=early)
+        wish = RunWorker(worker_id=worker_id, kind=kind, timeout_s=timeout_s)
+        own = self._forked(wish) if early is None else socket.socket(fileno=early)
         threading.Thread(
-            target=self._talk, args=(worker_id, own, request, timeout_s), name=f"worker-{kind}", daemon=True
+            target=self._talk,
+            args=(wish, own, request),
+            kwargs={"is_early": early is not None},
+            name=f"worker-{kind}",
+            daemon=True,
         ).start()
         return worker_id
+
+    def _forked(self, wish: RunWorker) -> socket.socket:
+        own, theirs = socket.socketpair()
+        self._ask(wish, theirs.detach())
+        return own
 
     def exited(self, event: WorkerExited) -> None:
         """Note how a worker's process ended; whoever waits for its result may want to know."""
@@ -109,22 +115,30 @@ class WorkerDesk:
                 self._statuses[event.worker_id] = event.status
                 self._ended.notify_all()
 
-    def _talk(self, worker_id: int, own: socket.socket, request: bytes, timeout_s: float) -> None:
-        """Exchange request and result; a result that was sent counts, however the worker ended then."""
+    def _talk(self, wish: RunWorker, own: socket.socket, request: bytes, *, is_early: bool) -> None:
+        """Exchange request and result; a result that was sent counts, however the worker ended then.
+
+        In place of a worker that was there early and is no more, which waits for a limited time, another
+        is forked.
+        """
+        worker_id = wish.worker_id
         with own:
             try:
                 write_frame(own, request)
-                if not select.select([own], [], [], timeout_s + 1.0)[0]:
+                if not select.select([own], [], [], wish.timeout_s + 1.0)[0]:
                     self._finish(worker_id, None, "timed out")
                     return
-                answer = read_frame(own)
+                reply = read_frame(own)
             except (OSError, EOFError):
-                self._finish(worker_id, None, self._how_it_ended(worker_id))
+                if is_early:
+                    self._talk(wish, self._forked(wish), request, is_early=False)
+                else:
+                    self._finish(worker_id, None, self._how_it_ended(worker_id))
                 return
-        if answer[:1] == _OK:
-            self._finish(worker_id, answer[1:], "")
+        if reply[:1] == _OK:
+            self._finish(worker_id, reply[1:], "")
         else:
-            self._finish(worker_id, None, answer[1:].decode(errors="replace"))
+            self._finish(worker_id, None, reply[1:].decode(errors="replace"))
 
     def _how_it_ended(self, worker_id: int) -> str:
         with self._ended:
