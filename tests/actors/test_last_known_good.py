@@ -14,7 +14,7 @@ from pilot_agent.xds.options import LastKnownGood
 from pilot_agent.xds.states import StreamShown
 from tests.support.fake_istiod import FakeIstiod
 from tests.support.waiting import wait_for
-from tests.support.xds_messages import CDS, EDS, LDS, ack, asked, request, response
+from tests.support.xds_messages import CDS, EDS, LDS, RDS, ack, asked, request, response
 from tests.support.xds_model import content
 from tests.support.xds_pair import XdsPair, plaintext_options
 
@@ -81,6 +81,8 @@ def a_life_with_istiod(pair: XdsPair, istiod: FakeIstiod, variant: str) -> None:
     stream.send(pushed(variant, EDS, "e", "5", x=b"1"))
     envoy.send(ack(variant, envoy.receive(), "x"))
     stream.receive()
+    envoy.send(request(variant, RDS, "nothing"))
+    stream.receive()  # what came before is noted, too: that follows its sending
 
 
 def shown(pair: XdsPair) -> list[StreamShown]:

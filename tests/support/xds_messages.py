@@ -8,6 +8,7 @@ from google.protobuf import any_pb2
 CDS = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 EDS = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 LDS = "type.googleapis.com/envoy.config.listener.v3.Listener"
+RDS = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 NDS = "type.googleapis.com/istio.networking.nds.v1.NameTable"
 SDS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
 PCDS = "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig"
